@@ -46,6 +46,19 @@ end
 $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
 
+-- Notifies the workers of a queue when the caller commits, whatever was sent before.
+-- Why: for rare calls that open a queue or a group. One within 5 ms of a transaction that was rolled back would not be
+-- announced, and an idle worker would come with its next look.
+create or replace function awa._wake_now(queue_id bigint) returns void
+language plpgsql
+as $$
+begin
+  perform awa._notify('awa_wake_' || to_hex(queue_id >> 50), '');
+end
+$$;
+comment on function awa._wake_now is
+  'Notifies the workers of a queue when the caller commits, whatever was sent before';
+
 -- Notifies when the caller commits, unless another session has done so within the same 5 ms of a clock.
 -- Nor when another transaction is about to notify, and another session has done so within 50 ms.
 -- Locks: that of the transaction that notifies, where it can have it at once, until the transaction ends.

@@ -40,7 +40,7 @@ begin
     perform awa._refuse('group_max_running must be 1 with the group_order strict or halt',
       v_row.group_max_running::text, 'In order means one at a time: leave group_max_running out, or set it to 1.');
   end if;
-  perform awa._store_group(v_row, v_shard);
+  perform awa._store_group(v_row, v_shard), awa._wake_now(v_queue_id);
 end
 $$;
 comment on function awa.configure_group is

@@ -81,7 +81,7 @@ begin
        cross join generate_series(0, coalesce(v_settings.shards, awa._default_number('shards')) - 1) s), queue);
   end if;
   if v_has_limits then
-    perform awa._wake(queue_id);
+    perform awa._wake_now(queue_id);
   end if;
 end
 $$;

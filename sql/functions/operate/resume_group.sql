@@ -27,7 +27,7 @@ begin
     v_row.paused_at := null;
     v_row.paused_until := null;
     v_row.reason := null;
-    perform awa._store_group(v_row, v_shard);
+    perform awa._store_group(v_row, v_shard), awa._wake_now(v_queue_id);
   end if;
 end
 $$;

@@ -15,7 +15,7 @@ begin
   update awa.queue_settings s
      set paused_at = null, changed_at = clock_timestamp(), changed_by = session_user
    where s.queue_id = v_queue_id and s.paused_at is not null;
-  perform awa._wake(v_queue_id);
+  perform awa._wake_now(v_queue_id);
 end
 $$;
 comment on function awa.resume_queue is 'Lets claims from a paused queue go on, and wakes its workers';
