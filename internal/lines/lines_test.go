@@ -25,7 +25,8 @@ func eachFile(t *testing.T, what func(name, text string)) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".git") || name == "gen" || entry.Name() == "node_modules"):
+		case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".git") || entry.Name() == "node_modules" ||
+			slices.Contains([]string{"gen", "dist"}, name)):
 			return fs.SkipDir
 		case !slices.Contains([]string{".sql", ".psql", ".go", ".py", ".sh"}, filepath.Ext(name)) || entry.IsDir():
 			return nil
