@@ -134,7 +134,10 @@ func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {
 	}
 	readers[0].exec("begin")
 	readers[0].exec("lock table awa.ready_entries_0 in access share mode")
-	s.exec("select pg_sleep(1.1)")
+	require.Eventually(t, func() bool { // then a snapshot would count
+		return one[bool](s,
+			"select xact_start < clock_timestamp() - interval '1 second' from pg_stat_activity where pid = $1", readers[0].pid)
+	}, patience, 10*time.Millisecond)
 	for outcome := prune(); outcome != "blocked"; outcome = prune() {
 		require.Contains(t, []string{"cleaning", "cleaned"}, outcome)
 	}
