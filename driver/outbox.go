@@ -96,7 +96,11 @@ func (o *outbox) next(resting time.Time) (due time.Time, ok bool) {
 		due, ok = o.due, true
 	}
 	for _, a := range o.suspects {
-		if at := later(o.due, a.refusal.due); !ok || at.Before(due) {
+		at := a.refusal.due
+		if o.isPassing {
+			at = time.Time{}
+		}
+		if at = later(o.due, at); !ok || at.Before(due) {
 			due, ok = at, true
 		}
 	}
