@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -459,7 +460,33 @@ func TestScansOfManyJobs(t *testing.T) {
 			first), "others are read to the end of the page")
 	require.Equal(t, 1, one[int](s, "select awa.cancel_where(tag => 'first')"), "the first 100,000 in line")
 	require.Equal(t, []string{"cancelled", "available"}, s.states(first, last))
+}
 
+// A scan of one queue reads the entries of its stretch, however many the other entries are: not the index of their
+// places, and no names, for each stretch.
+func TestScanOfAQueueReadsItsStretch(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueueMany("r", 5)
+	for range 10 {
+		s.enqueueMany("q", 10_000)
+	}
+	for one[bool](s, "select awa.run_pass('summarize')") {
+	}
+	blocks := func(scan string) (blocks int) {
+		plan := one[json.RawMessage](s, "explain (analyze, buffers, format json) "+scan)
+		var plans []struct {
+			Plan struct {
+				Hit  int `json:"Shared Hit Blocks"`
+				Read int `json:"Shared Read Blocks"`
+			}
+		}
+		require.NoError(t, json.Unmarshal(plan, &plans))
+		return plans[0].Plan.Hit + plans[0].Plan.Read
+	}
+	require.Less(t, blocks(`select awa.scan_jobs('{"queue": "r"}', 90000)`), 20_000)
+	require.Equal(t, 5, one[int](s, `select cardinality(job_ids) from awa.scan_jobs('{"queue": "r"}', 90000)`))
+	require.Equal(t, 0, one[int](s, `select cardinality(job_ids) from awa.scan_jobs('{"queue": "none"}')`))
 }
 
 // Counts of all queues look at lanes that have changed since they were counted: one in which a job was deleted is one

@@ -133,7 +133,7 @@ select e.lane,
           and (
            select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane
          ) then false
-         when (select true from awa.ready_tombstones limit 1)
+         when (select true from awa.ready_tombstones t order by t.lane limit 1)
           and (
            select true
              from awa.ready_tombstones t
