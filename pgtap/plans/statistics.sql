@@ -17,7 +17,8 @@ begin
   perform set_config('client_min_messages', 'error', true);
   analyze awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
   awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings,
-  awa.deleted_jobs, awa.workers, awa.settings, awa.ring;
+  awa.deleted_jobs, awa.workers, awa.settings, awa.ring, awa.slots, awa.turns, awa.shard_states, awa.group_states,
+  awa.group_settings, awa.limited_jobs, awa.changes, awa.schedules;
 end
 $$;
 
@@ -36,6 +37,13 @@ return array[
   'queue_counts of one', format('select * from awa.queue_counts(%L)', pg_temp.q(' 1')),
   'list_queues', 'select * from awa.list_queues()',
   'list_workers', 'select * from awa.list_workers()',
+  'list_groups', format('select * from awa.list_groups(%L)', pg_temp.q(' 1')),
+  'list_groups, limited', format('select * from awa.list_groups(%L)', pg_temp.q(' 3')),
+  'list_changes', 'select * from awa.list_changes()',
+  'explain_schedule', format('select awa.explain_schedule(%L)', pg_temp.q(' s')),
+  'next_ready_at', 'select awa.next_ready_at()',
+  'next_ready_at of one', format('select awa.next_ready_at(array[%L])', pg_temp.q(' 3')),
+  'pass_due_at', $$select awa.pass_due_at('promote_due')$$,
   'job, old', format('select * from awa.job(%s)', pg_temp.id('old')),
   'job, running', format('select * from awa.job(%s)', pg_temp.id('running')),
   'job, failed', format('select * from awa.job(%s)', pg_temp.id('failed')),
@@ -66,17 +74,31 @@ return array[
   'materialize', 'select * from awa.materialize()',
   'cancel_expired', 'select * from awa.cancel_expired()',
   'start_change', format($$select awa.start_change('retry', jsonb_build_object('queue', %L))$$, pg_temp.q(' 1')),
+  'apply_changes', format(
+    $$select awa.start_change('retry', jsonb_build_object('queue', %L)), (select changed from awa.apply_changes(50))$$,
+    pg_temp.q(' 1')),
+  'summarize', 'select * from awa.summarize()',
+  'end_stuck_claimers', 'select * from awa.end_stuck_claimers()',
   'expire_history', 'select * from awa.expire_history()',
   'rotate', 'select * from awa.rotate(true)',
   'rotate and prune', 'select * from awa.rotate(true), awa.prune_oldest(true)',
   'claim', format('select * from awa.claim(%L, 10)', pg_temp.q(' 1')),
+  'claim, limited', format('select * from awa.claim(%L, 10)', pg_temp.q(' 3')),
+  'complete, limited',
+  format('select awa.complete(%s, %s)', pg_temp.id('limited'), pg_temp.receipt('limited')),
+  'fail, limited',
+  format($$select awa.fail(%s, %s, 'e')$$, pg_temp.id('limited'), pg_temp.receipt('limited')),
+  'cancel, limited', format('select awa.cancel(%s)', pg_temp.id('in line')),
   'complete with output',
   format($$select awa.complete(%s, %s, '1')$$, pg_temp.id('running'), pg_temp.receipt('running')),
   'fail', format($$select awa.fail(%s, %s, 'e')$$, pg_temp.id('running'), pg_temp.receipt('running')),
+  'put_off', format($$select awa.put_off(%s, %s, 'e')$$, pg_temp.id('running'), pg_temp.receipt('running')),
   'extend', format($$select awa.extend(%s, %s, '1 hour')$$, pg_temp.id('running'), pg_temp.receipt('running')),
   'cancel, available', format('select awa.cancel(%s)', pg_temp.id('available')),
   'cancel, running', format('select awa.cancel(%s)', pg_temp.id('running')),
   'cancel, retryable', format('select awa.cancel(%s)', pg_temp.id('retryable')),
+  'discard_job, available', format('select awa.discard_job(%s)', pg_temp.id('available')),
+  'discard_job, running', format('select awa.discard_job(%s)', pg_temp.id('running')),
   'cancel_where', format('select awa.cancel_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
   'set_priority', format('select awa.set_priority(%s, 1)', pg_temp.id('available')),
   'move', format('select awa.move(%s, %L)', pg_temp.id('available'), pg_temp.q(' 2')),
@@ -136,7 +158,8 @@ language sql
 as $$
 select sum(t.seq_scan)
   from pg_stat_xact_user_tables t
- where t.schemaname = 'awa' and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted)' $$;
+ where t.schemaname = 'awa'
+   and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted|slots|turns|group_states)' $$;
 create temp table broken (at text, what text, error text);
 create function pg_temp.fold_later() returns void
 language sql
@@ -144,7 +167,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(59);
+select plan(76);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null
@@ -176,6 +199,18 @@ select awa.discard(i.job_id, i.receipt, 'e') from ids i where i.what = 'dead' \g
 insert into ids select 'retryable', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 500) c;
 select awa.fail(i.job_id, i.receipt, 'e', '1 hour') from ids i where i.what = 'retryable' \g /dev/null
 select pg_temp.fold(), awa._summarize() \g /dev/null
+-- A queue with limits: 2,000 groups, some of which are served, in line, or paused
+select awa.configure_queue(pg_temp.q(' 3'), '{"group_max_running": 1, "max_running": 300}') \g /dev/null
+select count(awa.enqueue(pg_temp.q(' 3'), 'k', group_key => 'g' || n % 2000)) from generate_series(1, 4000) n
+\g /dev/null
+-- as if they had been enqueued before this transaction
+update awa.ready_entries e
+   set xid = (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8
+ where awa._queue_of(e.lane) = awa._queue_id(pg_temp.q(' 3'));
+insert into ids select 'limited', c.job_id, c.receipt from awa.claim(pg_temp.q(' 3'), 200, lease => '1 hour') c;
+select awa.pause_group(pg_temp.q(' 3'), 'g' || n) from generate_series(1500, 1600) n \g /dev/null
+insert into ids select 'in line', max(e.job_id) from awa.ready_entries e;
+select awa.schedule(pg_temp.q(' s'), pg_temp.q(' 2'), 'k', cron => '0 0 1 1 *') \g /dev/null
 insert into ids
 select 'running', c.job_id, c.receipt
   from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker'), '1 hour') c;
