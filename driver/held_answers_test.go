@@ -149,8 +149,8 @@ func TestManyAnswersThatAreRefused(t *testing.T) {
 		maxAttempts int
 		state       string // that the jobs have in the end
 	}{
-		"put off":   {[]string{"awa.done_entries"}, 1300, 1, "scheduled"},
-		"discarded": {[]string{"awa.deferred_jobs"}, 1300, 5, "failed"},
+		"put off":   {[]string{"awa.done_entries"}, 300, 1, "scheduled"},
+		"discarded": {[]string{"awa.deferred_jobs"}, 300, 5, "failed"},
 		"held":      {[]string{"awa.deferred_jobs", "awa.done_entries"}, 3000, 5, "running"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestManyAnswersThatAreRefused(t *testing.T) {
 			result := make(chan error, 1)
 			go func() { result <- w.Run(ctx) }()
 			defer func() { stop(); receive(t, result) }()
-			waitFor(t, func() bool { return w.Stats()[0].Claimed >= 900 }, "the worker does not work")
+			waitFor(t, func() bool { return w.Stats()[0].Claimed >= int64(min(c.n, 900)) }, "the worker does not work")
 			requireFlow(t, pool, 30, "completed")
 			if c.state == "running" {
 				assert.LessOrEqual(t, w.Stats()[0].Claimed, int64(driver.AnswersOnTheirWay+100),
