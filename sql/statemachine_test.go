@@ -119,7 +119,7 @@ var steps = []step{
 	{"apply_changes", starts("retry", "", ""), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("retry", "scheduled", ""), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("retry", "retryable", ""), "select changed from awa.apply_changes()"},
-	{"apply_changes", starts("retry", "", `{"run_at": "2130-01-01"}`), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("retry", "", `{"run_at": "2130-01-01T00:00Z"}`), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("move", "", `{"queue": "elsewhere"}`), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("set_priority", "", `{"priority": 4}`), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("delete", "", ""), "select changed from awa.apply_changes()"},

@@ -93,7 +93,7 @@ select is(pg_temp.changes('retry', ' 3'), 'finished, found 3, changed 3, skipped
 select is(pg_temp.states(' 3'), 'available 4, completed 2, retryable 1, running 1, scheduled 1', 'runs again');
 select is(pg_temp.changes('retry', ' 3', '{}', '{"state": "retryable"}'), 'finished, found 1, changed 1, skipped 0',
   'what waits does where it is named');
-select is(pg_temp.changes('retry', ' 4', '{"queue": "elsewhere", "priority": 1, "run_at": "2130-01-01"}'),
+select is(pg_temp.changes('retry', ' 4', '{"queue": "elsewhere", "priority": 1, "run_at": "2130-01-01T00:00:00Z"}'),
   'finished, found 3, changed 3, skipped 0', 'with another queue, priority, and time');
 select is((select array_agg(distinct row(j.state, j.priority, j.run_at = '2130-01-01')::text)
   from awa.list_jobs('elsewhere') j), '{"(scheduled,1,t)"}', 'there they are');
@@ -128,12 +128,15 @@ select is(pg_temp.changes(a.action, ' 1', a.options, '{"tag": "other"}'), 'finis
  order by a.n;
 select is(pg_temp.changes('cancel', ' 1', '{}', f.filter::jsonb), 'finished, found 1, changed 1, skipped 0',
   'by ' || f.filter)
-  from (values (1, '{"args": 8, "tag": "t", "kind": "k"}'), (2, '{"state": "retryable", "before": "infinity"}'),
+  from (values (1, '{"args": 8, "tag": "t", "kind": "k"}'),
+    (2, '{"state": "retryable", "before": "9999-01-01T00:00:00Z"}'),
     (3, '{"args": 9, "state": "scheduled"}')) f(n, filter)
  order by f.n;
-select is(pg_temp.changes('cancel', ' 1', '{}', '{"before": "2000-01-01"}'), 'finished, found 0, changed 0, skipped 0',
+select is(pg_temp.changes('cancel', ' 1', '{}', '{"before": "2000-01-01T00:00:00Z"}'),
+  'finished, found 0, changed 0, skipped 0',
   'none was enqueued so long ago');
-select is(pg_temp.changes('retry', ' 1', '{}', '{"before": "2000-01-01"}'), 'finished, found 0, changed 0, skipped 0',
+select is(pg_temp.changes('retry', ' 1', '{}', '{"before": "2000-01-01T00:00:00Z"}'),
+  'finished, found 0, changed 0, skipped 0',
   'or has ended');
 
 -- Parts

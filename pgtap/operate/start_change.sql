@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(38);
+select plan(60);
 
 -- Refusals
 select pg_temp.refused(format('select awa.start_change(%s, %L, %L)', c.action, c.filter, c.options), '22023', c.names,
@@ -41,6 +41,19 @@ select pg_temp.refused(format('select awa.start_change(%s, %L, %L)', c.action, c
     (30, '''cancel''', '{"tag": ""}', null, 'filter: tag', 'an empty tag')
   ) c(n, action, filter, options, names, description)
  order by c.n;
+
+-- A time says when, whoever calls. What depends on the session's DateStyle or TimeZone, or on the day, is refused.
+set local datestyle = 'SQL, DMY';
+select pg_temp.refused(format(c.call, t.time), '22023', c.names, format('%s: %s', c.names, t.time))
+  from (values ($$select awa.start_change('cancel', '{"before": "%s"}')$$, 'filter: before'),
+    ($$select * from awa.scan_jobs('{"before": "%s"}')$$, 'filter: before'),
+    ($$select awa.start_change('retry', '{"queue": "q"}', '{"run_at": "%s"}')$$, 'options: run_at')) c(call, names)
+ cross join unnest('{2026-01-01,2026-01-01 12:00,03/04/2026 00:00+00,now,tomorrow,infinity,9999-12-31T23:59:59-09:00}'
+   ::text[]) t(time)
+ order by c.call, t.time;
+select pg_temp.refused($$select awa.start_change('cancel', '{"before": "0000-01-01T00:00:00Z"}')$$, '22023',
+  'filter: before', 'a time that would be noted with BC');
+reset datestyle;
 select pg_temp.refused(
   format('select awa.start_change(%L, %L)', 'cancel', jsonb_build_object('queue', repeat('q', 70000))), '22023',
   'filter', 'a filter of 70,000 bytes');
@@ -48,13 +61,15 @@ select is((select count(*) from awa.changes), 0::bigint, 'nothing of this was st
 
 -- What is recorded
 set local timezone = 'Asia/Tokyo';
+set local datestyle = 'SQL, DMY';
 set local awa.actor = 'Ada';
 select awa.start_change(action => 'retry',
-  filter => '{"queue": "q", "kind": null, "args": {"a": null}, "before": "2026-01-01"}',
-  options => '{"queue": "r", "priority": 1, "run_at": "2130-01-01 00:00", "over": 90}') as change_id \gset
+  filter => '{"queue": "q", "kind": null, "args": {"a": null}, "before": "2026-01-01T00:00:00+09:00"}',
+  options => '{"queue": "r", "priority": 1, "run_at": "2130-01-01T00:00:00+09:00", "over": 90}') as change_id \gset
 set local awa.actor = '';
 select awa.start_change('delete', '{"tag": "t"}', null) as other_id \gset
 set local timezone = 'UTC';
+reset datestyle;
 select results_eq('select change_id, action, filter, options, started_by, actor, state, found, changed, skipped
     from awa.list_changes()',
   format($$values (%1$s::bigint, 'delete', '{"tag": "t"}'::jsonb, '{}'::jsonb, %3$L::text, null::text,

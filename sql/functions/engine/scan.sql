@@ -19,7 +19,6 @@ declare
   v_filter jsonb := coalesce(filter, '{}');
   v_key text;
   v_value jsonb;
-  v_is_time boolean := true;
 begin
   if jsonb_typeof(v_filter) <> 'object' then
     perform awa._refuse('filter must be a JSON object', awa._brief(v_filter),
@@ -34,14 +33,10 @@ begin
         'Pass it in quotation marks, or leave it out.');
     end if;
   end loop;
-  begin
-    before := (v_filter ->> 'before')::timestamptz;
-  exception when data_exception then
-    v_is_time := false;
-  end;
-  if not v_is_time then
-    perform awa._refuse('filter: before must be a time', v_filter ->> 'before',
-      'Pass one such as 2026-01-31T12:00:00Z.');
+  before := awa._timestamp(v_filter ->> 'before', 'filter: before');
+  if before not between '0001-01-02 00:00+00' and '9999-12-31 00:00+00' then -- so that it can be noted, in any zone
+    perform awa._refuse('filter: before must be a time in the years 1 to 9999', v_filter ->> 'before',
+      'Leave it out for all jobs.');
   end if;
   queue := v_filter ->> 'queue';
   kind := v_filter ->> 'kind';

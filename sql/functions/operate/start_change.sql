@@ -141,12 +141,8 @@ begin
   elsif option = 'queue' then
     perform awa._check_name('options: queue', v_text);
   elsif option = 'run_at' then
-    begin
-      v_run_at := v_text::timestamptz;
-    exception when data_exception then
-      null;
-    end;
-    if (v_run_at < '9999-12-31 10:00:00+00') is not true then
+    v_run_at := awa._timestamp(v_text, 'options: run_at');
+    if v_run_at >= '9999-12-31 10:00:00+00' then
       perform awa._refuse('options: run_at must be a time before 9999-12-31 10:00 UTC', v_text,
         'Pass one such as 2026-01-31T12:00:00Z, or leave it out for now.');
     end if;
