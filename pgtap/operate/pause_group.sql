@@ -5,7 +5,7 @@
 select awa.enqueue(:'queue', 'k', group_key => g) from unnest('{a,a,b}'::text[]) g \g /dev/null
 
 begin;
-select plan(17);
+select plan(18);
 
 create function pg_temp.row(g text) returns text
 language sql
@@ -15,6 +15,8 @@ return (
    where s.queue_id = awa._queue_id(pg_temp.q()) and s.group_id = awa._group_id(g)
 );
 
+select pg_temp.refused(format('select awa.pause_group(pg_temp.q(), %L, %L)', 'a', repeat('r', 1001)), '22023', 'reason',
+  'a reason that is too long');
 create temp table told as
 select awa.pause_group(queue => pg_temp.q(), group_key => 'a', reason => 'r', until => now() + interval '1 day')::text
   as answer;

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(60);
+select plan(65);
 
 -- Refusals
 select pg_temp.refused(format('select awa.start_change(%s, %L, %L)', c.action, c.filter, c.options), '22023', c.names,
@@ -119,6 +119,18 @@ select results_eq($$
   'with an actor each is, with the job or the filter, what it was changed to, and how many');
 savepoint s;
 set local awa.actor = 'Ada';
+select awa.enqueue(pg_temp.q(' long'), 'k') as long_id \gset
+select awa.cancel(:long_id, repeat('r', 100000)) \g /dev/null
+select is((select length(c.options ->> 'reason') from awa.list_changes() c limit 1), 20000,
+  'of a long reason the beginning is noted');
+select awa.enqueue(pg_temp.q(' long'), 'k') as long_id \gset
+select awa.discard_job(:long_id, repeat('r', 100000)) \g /dev/null
+select is((select length(c.options ->> 'reason') from awa.list_changes() c limit 1), 20000, 'of a discard, too');
+select pg_temp.refused(format('select awa.delete_where(%s => %s)', c.names, c.value), '22023', c.names,
+    'a long ' || c.names)
+  from (values ('queue', $$repeat('x', 70000)$$), ('kind', $$repeat('x', 70000)$$),
+    ('args', $$to_jsonb(repeat('x', 70000))$$)) c(names, value)
+ order by c.names;
 select awa.cancel_where(pg_temp.q(' b')) \g /dev/null
 rollback to s;
 select is((select count(*) from awa.list_changes()), 12::bigint, 'a change that rolls back never was');

@@ -160,7 +160,7 @@ $$;
 comment on function awa._cancel_free is
   'Cancels jobs that are available or running, but for those that other sessions hold; returns how many';
 
--- Refuses a filter without a condition, or by an unknown state.
+-- Refuses a filter without a condition, or by an unknown state, or one too large to be noted.
 -- Raises 22023.
 create or replace function awa._check_filter(
   queue text,
@@ -188,8 +188,15 @@ begin
   if max_jobs not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
   end if;
+  if char_length(queue) > 200 then
+    perform awa._check_name('queue', queue);
+  elsif char_length(kind) > 200 then
+    perform awa._check_name('kind', kind);
+  end if;
+  perform awa._json_bytes('args', args, most => 65536);
   perform awa._check_tag(tag);
   perform awa._check_group(group_key);
 end
 $$;
-comment on function awa._check_filter is 'Refuses a filter without a condition, or by an unknown state';
+comment on function awa._check_filter is
+  'Refuses a filter without a condition, or by an unknown state, or one too large to be noted';

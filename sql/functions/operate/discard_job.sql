@@ -24,7 +24,8 @@ begin
   if v_state = any(awa._states('ended')) then
     perform awa._refuse_state(job_id, v_state, 'A job that has ended cannot be discarded.');
   end if;
-  perform awa._note_change('discard', jsonb_build_object('job_id', job_id), jsonb_build_object('reason', reason));
+  perform awa._note_change('discard', jsonb_build_object('job_id', job_id),
+    jsonb_build_object('reason', left(reason, 20000)));
   return v_state;
 end
 $$;

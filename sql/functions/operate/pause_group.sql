@@ -31,6 +31,8 @@ begin
   elsif until <= clock_timestamp() then
     perform awa._refuse('until must not have passed', until::text,
       'Pass the time at which the group opens, or null for no end; resume_group opens it now.');
+  elsif char_length(reason) > 1000 then
+    perform awa._refuse('reason must be at most 1000 characters long', reason, 'Pass a short one.');
   end if;
   v_queue_id := awa._make_queue(queue);
   perform awa._limit_queue(v_queue_id, queue);
