@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"maps"
@@ -107,6 +108,8 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 		}
 		return sql, object
 	}
+	watcher.registerWorker()
+	watcher.noGap()
 	// A session may stay idle in a transaction that has decided, for as long as the others work.
 	sessions[0].exec("create or replace function awa._end_when_idle() returns void language sql as 'select'")
 	var log []string
@@ -115,12 +118,12 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 		s := sessions[n]
 		inTransaction := s.db.PgConn().TxStatus() == 'T'
 		var sql string
-		switch random.IntN(24) {
+		switch random.IntN(28) {
 		case 0, 1, 2, 3, 4:
 			key, _ := unique()
 			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => now() + interval "+
-				"'%s', max_attempts => %s)",
-				pick("q", "r", "dead"), key, pick("0", "0", "1 minute"), pick("1", "2"))
+				"'%s', max_attempts => %s, expires_at => %s)", pick("q", "r", "dead"), key, pick("0", "0", "1 minute"),
+				pick("1", "2"), pick("null", "now() + interval '1 hour'"))
 		case 5, 6:
 			var jobs []string
 			for range 1 + random.IntN(4) {
@@ -149,7 +152,30 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 			sql = "update awa.deferred_jobs set run_at = now() where job_id in (select job_id from awa.deferred_jobs " +
 				"where job_id not in (select job_id from awa._buried_here) for update skip locked); select awa.promote_due()"
 		case 14:
-			sql = fmt.Sprintf("select awa.claim('%s')", pick("q", "r", "dead"))
+			sql = fmt.Sprintf("select awa.claim('%s', worker_id => %s)", pick("q", "r", "dead"),
+				pick("null", "(select max(worker_id) from awa.workers)"))
+		case 24:
+			sql = endings(pick, "(select id, receipt from awa.jobs where state = 'running' order by random() limit 2) j")
+		case 25:
+			// for update skip locked: what another session changes stays as it is
+			sql = pick(
+				"update awa.leases set lease_until = now() - interval '1 hour' where receipt in (select receipt from "+
+					"awa.leases limit 2 for update skip locked); select awa.rescue()",
+				"update awa.deferred_jobs set expires_at = now() - interval '1 second' where expires_at is not null and job_id "+
+					"in (select job_id from awa.deferred_jobs limit 2 for update skip locked); select awa.cancel_expired()",
+				"update awa.ready_entries set expires_at = now() - interval '1 second' where expires_at is not null and job_id "+
+					"in (select job_id from awa.ready_entries order by random() limit 2 for update skip locked); "+
+					"select awa.cancel_expired()",
+				"select awa.deregister_worker(max(worker_id)) from awa.workers; select awa.register_worker('w')",
+				"select awa.release_unknown(max(worker_id), '{}', '{}') from awa.workers",
+				"select awa.discard_job("+job("'available', 'scheduled', 'retryable', 'running'")+")")
+		case 26:
+			sql = pick(`select awa.start_change('cancel', '{"queue": "q"}')`,
+				`select awa.start_change('retry', '{"queue": "r"}')`,
+				`select awa.start_change('delete', '{"queue": "q"}')`, `select awa.start_change('discard', '{"queue": "q"}')`,
+				`select awa.start_change('move', '{"queue": "r"}', '{"queue": "q"}')`)
+		case 27:
+			sql = "select awa.apply_changes(3)"
 		case 15, 16:
 			answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.fail(id, receipt, 'e', '0')",
 				"awa.discard(id, receipt, 'e')", "awa.snooze(id, receipt, '0')", "awa.release(id, receipt)",
@@ -235,6 +261,14 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 		}
 	}
 	require.Empty(t, list[string](watcher, keysThatAreWrong))
+}
+
+// endings is a call that answers for these attempts, in one of the ways that take several, or that count for nothing.
+func endings(pick func(...string) string, attempts string) string {
+	return "select " + pick("awa.complete_many(array_agg(id), array_agg(receipt))",
+		"awa.complete_many(array_agg(id), array_agg(receipt), array_agg('1'::jsonb))",
+		"awa.fail_many(array_agg(id), array_agg(receipt), array_agg('e'::text))",
+		"awa.put_off(max(id), (max(array[id, receipt]))[2], 'e')") + " from " + attempts + " having count(*) > 0"
 }
 
 // requireExpected fails on an error that none of these calls is documented to raise. A deadlock is not among them: of
@@ -324,14 +358,16 @@ func (m keyModel) held() (held []string) {
 }
 
 // All that touches a key in one session, at random, with transactions and savepoints: a model predicts what
-// enqueue_unique, enqueue_batch, cancel_by_unique_key, retry and move return, and after each commit who
-// holds which key.
+// enqueue_unique, enqueue_batch, cancel_by_unique_key, retry and move return, and after each commit which job holds
+// which key.
 func TestUniqueKeysAsPredicted(t *testing.T) {
 	t.Logf("-unique.seed=%d", *uniqueSeed)
 	random := rand.New(rand.NewPCG(*uniqueSeed, 1))
 	d := newDatabase(t)
 	s := d.session()
 	s.exec("select awa.configure_queue('dead', '{\"dead_letter\": true}') from awa.enqueue('dead', 'other')")
+	s.registerWorker()
+	s.noGap()
 	pick := func(from ...string) string { return from[random.IntN(len(from))] }
 	now := keyModel{map[int64]keyedJob{}, map[string]int64{}, map[string]bool{}}
 	var begun, saved keyModel
@@ -414,7 +450,7 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			log = append(log, sql)
 			err = s.try(sql)
 		}
-		step := random.IntN(20)
+		step := random.IntN(24)
 		if !inTransaction && random.IntN(4) == 0 {
 			step = 17
 		}
@@ -471,17 +507,55 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			}
 		case 11:
 			if job := jobIn("failed", "cancelled", "dead"); job != 0 {
-				if taken(job, "available", now.jobs[job].queue) {
+				queue := pick("", "", "q", "r", "dead")
+				if taken(job, "available", cmp.Or(queue, now.jobs[job].queue)) {
 					want = "23505"
 				}
-				try("select awa.retry(%d)", job)
+				try("select awa.retry(%d, nullif('%s', ''))", job, queue)
+			}
+		case 20:
+			if job := jobIn("running"); job != 0 {
+				try("%s", endings(pick, fmt.Sprintf("awa.job(%d)", job)))
+			}
+		case 21:
+			if job := jobIn("running"); job != 0 {
+				try("%s", pick(
+					fmt.Sprintf("select awa.extend(id, receipt, '1 hour') from awa.job(%d); update awa.leases set lease_until = "+
+						"now() - interval '1 hour' where job_id = %[1]d; select awa.rescue()", job),
+					"select awa.deregister_worker(max(worker_id)) from awa.workers; select awa.register_worker('w')",
+					"select awa.release_unknown(max(worker_id), '{}', '{}') from awa.workers"))
+			}
+		case 22:
+			if job := jobIn("scheduled", "available", "retryable"); job != 0 {
+				discard := fmt.Sprintf("select awa.discard_job(%d)", job)
+				if inTransaction && now.jobs[job].state == "available" {
+					discard = "select awa.delete_where('r')" // the job takes its key at the commit, after others
+				}
+				try("%s", pick(discard,
+					fmt.Sprintf("select awa.reschedule(%d, now() + interval '2 hours')", job),
+					fmt.Sprintf("update awa.queues set may_expire = true; "+
+						"update awa.ready_entries set expires_at = now() - interval '1 second' where job_id = %d; "+
+						"update awa.deferred_jobs set expires_at = now() - interval '1 second' where job_id = %[1]d; "+
+						"select awa.cancel_expired(); update awa.ready_entries set expires_at = null where job_id = %[1]d; "+
+						"update awa.deferred_jobs set expires_at = null where job_id = %[1]d", job),
+					"select awa.cancel_where('q')", `select awa.start_change('cancel', '{"queue": "r"}'); select awa.apply_changes()`))
+			}
+		case 23:
+			if job := jobIn("completed", "failed", "cancelled", "dead"); job != 0 {
+				expire := "update awa.done_entries set finalized_at = now() - interval '1 year'; select awa.expire_history()"
+				if inTransaction { // a job that it has itself cancelled can't be a year old
+					expire = "select awa.expire_history()"
+				}
+				try("%s", pick(fmt.Sprintf("select awa.delete_job(%d)", job), "select awa.delete_where('q')", expire,
+					"select awa.purge_dlq('dead')", "select awa.retry_where('q')", "select awa.drop_queue('r', true)"))
 			}
 		case 12:
 			if job := jobIn("scheduled", "retryable"); job != 0 {
 				try("update awa.deferred_jobs set run_at = now() where job_id = %d; select awa.promote_due()", job)
 			}
 		case 13:
-			try("select awa.claim('%s')", pick("q", "r", "dead"))
+			try("select awa.claim('%s', worker_id => %s)", pick("q", "r", "dead"),
+				pick("null", "(select max(worker_id) from awa.workers)"))
 		case 14, 15, 16:
 			if job := jobIn("running"); job != 0 {
 				answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.complete(id, receipt, '1')",
@@ -513,7 +587,7 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			}
 		}
 		if got := sqlState(err); want != "" && got != want || want == "" && err != nil &&
-			!slices.Contains([]string{"JQ001", "JQ003", "JQ005", "40001"}, got) {
+			!slices.Contains([]string{"JQ001", "JQ002", "JQ003", "JQ005", "40001"}, got) {
 			fail("got %v, want %q", err, want)
 		}
 		if err != nil {
@@ -524,17 +598,29 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			}
 			continue
 		}
-		// One job at most has changed, but for those that were inserted.
 		rows, _ := s.db.Query(s.ctx, "select id, state, queue from awa.jobs where kind = 'k'")
 		jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
 			ID           int64
 			State, Queue string
 		}])
 		require.NoError(t, err)
-		require.Len(t, jobs, len(now.jobs), strings.Join(log, "\n"))
+		// Those that are gone, and those that let go of their keys, come before those that ask for one.
+		gone := maps.Clone(now.jobs)
 		for _, j := range jobs {
-			if known := now.jobs[j.ID]; known.state != j.State || known.queue != j.Queue {
-				now.changes(j.ID, j.State, j.Queue)
+			delete(gone, j.ID)
+		}
+		for id, j := range gone {
+			if !strings.Contains(sql, "expire_history") || !now.kept[j.keyIn(j.queue)] {
+				now.letGo(id, j.keyIn(j.queue))
+			}
+			delete(now.jobs, id)
+		}
+		for _, asks := range []bool{false, true} {
+			for _, j := range jobs {
+				known := now.jobs[j.ID]
+				if (known.state != j.State || known.queue != j.Queue) && known.holdsIn(j.State) == asks {
+					now.changes(j.ID, j.State, j.Queue)
+				}
 			}
 		}
 		if s.db.PgConn().TxStatus() == 'I' {
