@@ -60,7 +60,8 @@ end
 $$;
 select is_empty($$
   select l
-    from pg_temp.plan('select * from awa._read_part(1, 0::smallint, ''1:1:'', ''0'', 0, ''5'', ''1:1:'', false, 1)') l
+    from pg_temp.plan(
+           'select * from awa._read_part(1, 0::smallint, ''1:1:'', ''0'', 0, ''5'', ''1:1:'', false, null, 1)') l
    where l ~ 'Function Scan'$$, 'a part is read by the statement itself, not by a call');
 select is(awa._is_buried(:lane, :'xid', :first_id), false, 'an entry is not buried');
 insert into awa.ready_tombstones (lane, xid, job_id, segment, batch, cancels)

@@ -54,7 +54,7 @@ as $$
                  case when not awa._is_expired(e.expires_at, e.attempt, at) then e.body_bytes + row_bytes end as size,
                  awa._group_id(e.group_key) as group_id
             from awa._read_part(_admission.lane, cleaned, cleaned_until, (part).at_xid, (part).at_id, (part).to_xid,
-                   (part).hi, (part).is_buried, max_entries) e
+                   (part).hi, (part).is_buried, (part).most, max_entries) e
         ) e
         left join lateral awa._group_state(_admission.shard, e.group_id) s on true
         left join lateral awa._group_terms(settings, _admission.shard >> 6, e.group_id, has_own, at) t
@@ -188,7 +188,8 @@ begin
            order by d.ordinality
         ) e
     ), claim as materialized (
-      select awa._append_limited(claim, part.late is not null or f.entries = max_entries or f.jobs < f.entries, f.xids,
+      select awa._append_limited(claim,
+               part.late is not null or f.entries = max_entries or f.jobs < f.entries or part.most is not null, f.xids,
                f.job_ids, f.keys, f.groups, f.bytes, f.aside, f.expired) as claim_id
         from (
           select c.entries, c.jobs, array_agg(d.xid order by d.ordinality) as xids,
@@ -240,7 +241,7 @@ declare
 begin
   select e.* into v_entry
     from awa._read_part(claim.lane, cleaned, cleaned_until, part.at_xid, part.at_id, part.to_xid, part.hi,
-           part.is_buried, 1) e;
+           part.is_buried, part.most, 1) e;
   if not found or awa._is_expired(v_entry.expires_at, v_entry.attempt, claim.claimed_at) then
     return;
   end if;

@@ -170,7 +170,7 @@ begin
     end if;
     v_window := awa._next_part(terms.segment, lane, now, v_window, 0, true, terms.cleaned, terms.cleaned_until, true,
       terms.has_others);
-    entries := entries + greatest(v_window.expired, v_large);
+    entries := entries + greatest(v_window.passed, v_large);
     is_read := v_window.is_read;
   end loop;
 end
@@ -214,7 +214,7 @@ begin
       from (
         select e.*, row_number() over through as ordinality, sum(e.body_bytes) over through as bytes_through
           from awa._read_part(lane, cleaned, cleaned_until, part.at_xid, part.at_id, part.to_xid, part.hi,
-                 part.is_buried, max_entries) e
+                 part.is_buried, part.most, max_entries) e
         window through as (order by e.xid, e.job_id rows unbounded preceding)
       ) e
      where e.bytes_through - e.body_bytes < v_most
@@ -268,7 +268,8 @@ begin
     select nextval('awa.turn_ids'), a.of_lane, a.waiting_id from aside a where a.group_id is null
     returning turns.lane as of_lane
   ), appended as materialized (
-    select awa._append_limited(claim, part.late is not null or f.entries = max_entries or f.bytes >= v_most, f.xids,
+    select awa._append_limited(claim,
+             part.late is not null or f.entries = max_entries or f.bytes >= v_most or part.most is not null, f.xids,
              f.job_ids, '{}', '{}', 0, f.aside, f.expired) as claim_id, f.bytes
       from (
         select count(*) as entries, max(e.bytes_through) as bytes, array_agg(e.xid order by e.ordinality) as xids,

@@ -10,11 +10,12 @@ comment on view awa.claimed_job_row is 'The row that claim returns, one per job.
 
 -- A part of a lane's window, as claim reads it: the entries that are visible in hi, after a place and up to a
 -- transaction: of one transaction that was committed late, or of all that came after lo. from_seq is the number of the
--- lane's newest claim before this call, and began_at when this call came to the lane.
+-- lane's newest claim before this call, and began_at when this call came to the lane. is_buried: some entries may be
+-- buried. most: so many may be that this call reads no more than that at once, buried ones included; otherwise null.
 create or replace view awa._window_row as
 select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_xid as to_xid, c.first_xid as late,
-       c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full,
-       c.bytes as expired, c.lane_seq as from_seq, c.claimed_at as began_at
+       c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.bytes as most, c.holds_keys as is_read,
+       c.holds_keys as is_full, c.bytes as passed, c.lane_seq as from_seq, c.claimed_at as began_at
   from awa.lease_claims c
  where false;
 comment on view awa._window_row is
@@ -32,7 +33,8 @@ comment on view awa._terms_row is
 
 -- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
 -- Of a queue with several shards, it takes the jobs of one that no other claim holds, and goes on with more such shards
--- while there is room. Jobs that have expired are cancelled instead; a claim that has met a thousand of them ends.
+-- while there is room. Jobs that have expired are cancelled instead; a claim that has met a thousand of them ends, and
+-- so does one that walks over entries of cancelled or moved jobs for a quarter of a second. The next one goes on.
 -- durable: whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
 -- Locks: the worker, shared, then the queue, or the shards that it looks at, until the caller's transaction ends.
 -- Raises 22023, JQ004; 55P03 when another session holds one of these for too long; 42501 when the worker was registered
@@ -73,7 +75,7 @@ declare
   v_window awa._window_row;
   v_limit int;
   v_jobs int;
-  v_expired int := 0;
+  v_passed int := 0;
 begin
   <<shards>>
   while v_shards[1] is not null loop -- the newest comes first
@@ -99,7 +101,7 @@ begin
     foreach v_lane in array v_terms.lanes loop
       v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
       loop
-        v_limit := least(v_room + 2 * v_expired, 960); -- a longer array would not stay in its row
+        v_limit := least(v_room + 2 * v_passed, 960); -- a longer array would not stay in its row
         if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
           v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
         end if;
@@ -109,7 +111,8 @@ begin
                    case when v_terms.may_expire and awa._is_expired(e.expires_at, e.attempt, v_terms.claimed_at)
                      then null else e.body_bytes + v_row_bytes end as size -- null where it has expired
               from awa._read_part(v_lane, v_terms.cleaned, v_terms.cleaned_until, v_window.at_xid, v_window.at_id,
-                     v_window.to_xid, v_window.hi, v_window.is_buried, v_limit) e
+                     v_window.to_xid, v_window.hi, v_window.is_buried, v_window.most, v_limit)
+                     e
           ), fitting as materialized (
             select t.*, case when t.bytes <= v_bytes and t.entries <= v_room then t.entries else (
                      select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
@@ -125,7 +128,8 @@ begin
                       f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
                       v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
                       case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
-                        then v_window.lo end, f.job_ids[1:f.jobs], null, v_holds_queue is true)::awa.lease_claims,
+                        or v_window.most is not null then v_window.lo end,
+                      f.job_ids[1:f.jobs], null, v_holds_queue is true)::awa.lease_claims,
                      case when f.holds_keys then (select array_agg(case when e.size is not null then e.unique_key end)
                                                     from entries e where e.ordinality <= f.jobs) end,
                      f.expired) as claim_id, f.jobs
@@ -142,8 +146,8 @@ begin
         v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = v_most,
           v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire, v_terms.has_others);
         v_bytes := v_bytes - v_window.bytes;
-        v_expired := v_expired + v_window.expired;
-        exit shards when v_window.is_full or v_bytes <= 0 or v_expired >= 1000;
+        v_passed := v_passed + v_window.passed;
+        exit shards when v_window.is_full or v_bytes <= 0 or v_passed >= 1000;
         exit when v_window.is_read;
       end loop;
     end loop;
@@ -154,8 +158,8 @@ begin
     perform awa._store_limits(v_limits.settings, v_limits.state, v_limits.state, v_terms.claimed_at, v_most - v_room,
       case when v_limits.has_slots then v_now end);
   end if;
-  if v_room < v_most or v_expired > 0 then -- only then it has read the terms
-    if not v_terms.is_there or v_expired >= 1000 then
+  if v_room < v_most or v_passed > 0 then -- only then it has read the terms
+    if not v_terms.is_there or v_passed >= 1000 then
       perform awa._end_claim(queue, v_terms.is_there, v_room = v_most);
     end if;
   end if;

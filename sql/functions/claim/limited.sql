@@ -136,7 +136,7 @@ begin
         v_window := awa._next_part(terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
           terms.cleaned, terms.cleaned_until, true, terms.has_others);
         v_bytes := v_bytes - v_window.bytes;
-        v_scanned := v_scanned + v_jobs + v_window.expired;
+        v_scanned := v_scanned + v_jobs + v_window.passed;
         exit rounds when v_window.is_full;
         exit when v_window.is_read;
       end loop;

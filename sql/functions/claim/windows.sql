@@ -104,6 +104,7 @@ declare
   v_began_at timestamptz := clock_timestamp();
   v_cursor record;
   v_window awa._window_row;
+  v_xid xid8;
 begin
   case segment
     when 0 then
@@ -139,13 +140,13 @@ begin
      limit 1;
   end if;
   if v_cursor.lane_seq is null then
-    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false, 0, 0, v_began_at);
+    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, null, false, false, 0, 0, v_began_at);
   elsif v_cursor.lo is null then
-    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false, 0,
-      v_cursor.lane_seq, v_began_at);
+    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, null, false, false,
+      0, v_cursor.lane_seq, v_began_at);
   else
     v_window := (v_cursor.lane_seq, v_cursor.lo, v_cursor.hi, v_cursor.pos_xid, v_cursor.pos_id, null, null, 0, false,
-      false, false, false, 0, v_cursor.lane_seq, v_began_at);
+      false, null, false, false, 0, v_cursor.lane_seq, v_began_at);
     if v_window.at_xid >= pg_snapshot_xmax(v_window.lo)
        and (pg_snapshot_xmin(v_window.hi) > v_window.at_xid
          or (
@@ -161,14 +162,15 @@ begin
   end if;
   v_window.to_xid := awa._last_xid(v_window.hi);
   if has_tombstones then -- unclaimed entries are not older
+    v_xid := coalesce(
+      least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0');
     v_window.is_buried := (
-      select true
-        from awa.ready_tombstones t
-       where t.lane = lane
-         and t.xid >= coalesce(
-           least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0')
-       limit 1
+      select true from awa.ready_tombstones t where t.lane = lane and t.xid >= v_xid limit 1
     ) is true;
+    if v_window.is_buried then
+      v_window.most := (
+        select 2000 from awa.ready_tombstones t where t.lane = lane and t.xid >= v_xid offset 1999 limit 1);
+    end if;
   end if;
   return v_window;
 end
@@ -231,7 +233,8 @@ comment on function awa._late_part is
 -- The first entries of a part of a window, in their order.
 -- Why: a query of SQL, which the planner puts in the place of its call. It has one lower bound for the index: with a
 -- second one beside it the scan would begin at the beginning of the lane. The upper bound is of the transaction alone:
--- a row comparison does not end the scan where the second column decides.
+-- a row comparison does not end the scan where the second column decides. most: of so many entries, the buried ones
+-- included; without it, of all.
 create or replace function awa._read_part(
   lane bigint,
   cleaned smallint,
@@ -241,6 +244,7 @@ create or replace function awa._read_part(
   to_xid xid8,
   hi pg_snapshot,
   is_buried boolean,
+  most int,
   max_entries int,
   out xid xid8, out job_id bigint, out kind text, out args jsonb, out priority smallint, out attempt smallint,
   out max_attempts smallint, out created_at timestamptz, out ready_at timestamptz, out tags text[], out metadata jsonb,
@@ -250,23 +254,29 @@ language sql stable
 as $$
   select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at, e.tags,
          e.metadata, e.progress, e.group_key, e.expires_at, e.unique_key, e.body_bytes
-    from awa.ready_entries e
-   where e.lane = _read_part.lane
-     and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-     and (e.xid, e.job_id) > (at_xid, at_id)
-     and e.xid <= to_xid
-     and pg_visible_in_snapshot(e.xid, hi)
-     and case when is_buried then not awa._is_buried(_read_part.lane, e.xid, e.job_id) else true end
+    from (
+      select *
+        from awa.ready_entries e
+       where e.lane = _read_part.lane
+         and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+         and (e.xid, e.job_id) > (at_xid, at_id)
+         and e.xid <= to_xid
+         and pg_visible_in_snapshot(e.xid, hi)
+       order by e.xid, e.job_id
+       limit most
+    ) e
+   where case when is_buried then not awa._is_buried(_read_part.lane, e.xid, e.job_id) else true end
    order by e.xid, e.job_id
    limit max_entries
 $$;
 comment on function awa._read_part is 'The first entries of a part of a window, in their order';
 
 -- The part of a window that comes after a part of which so many jobs were taken.
--- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes, and expired, are those of the
--- part. may_expire: more jobs may have been taken from the lane, which had expired. Moves the cursor where a lane was
--- read to its end for nothing, and either that took long (a large enqueue was rolled back), or there are others, and
--- buried entries in this one of several shards: the next claim does not go that way again.
+-- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes are those of the part.
+-- passed: how many of its jobs had expired; 2,000 where the time for buried entries is over, so that the claim ends.
+-- may_expire: more jobs may have been taken from the lane, which had expired. Moves the cursor past many buried
+-- entries; and where a lane was read to its end for nothing, and that took long (a large enqueue was rolled back), or
+-- there are others, and buried entries in this one of several shards: the next claim does not go that way again.
 create or replace function awa._next_part(
   segment smallint,
   lane bigint,
@@ -286,9 +296,14 @@ declare
   v_claim record;
   v_is_claimed boolean := false;
   v_is_read boolean;
+  v_until timestamptz;
+  v_walk record;
 begin
   part.bytes := 0;
-  part.expired := 0;
+  part.passed := 0;
+  if part.most is not null then
+    v_until := part.began_at + awa._budget('250 milliseconds', 4);
+  end if;
   if jobs > 0 or may_expire then
     select c.pos_xid, c.pos_id, c.bytes, c.lo, cardinality(c.job_ids) as items into v_claim
       from awa.lease_claims c
@@ -300,8 +315,20 @@ begin
     part.at_xid := v_claim.pos_xid;
     part.at_id := v_claim.pos_id;
     part.bytes := v_claim.bytes;
-    part.expired := v_claim.items - jobs;
+    part.passed := v_claim.items - jobs;
     v_is_read := v_claim.lo is null;
+  elsif part.most is not null then
+    v_walk := awa._walk_buried(lane, part, cleaned, cleaned_until, v_until);
+    v_is_read := v_walk.is_read and part.late is null;
+    part.is_full := v_walk.walked = 0 and not v_walk.is_read;
+    if v_walk.walked > 0 and not (v_is_read and part.is_newest) then
+      part.lane_seq := awa._move_cursor(segment, lane, part.lane_seq + 1, part.hi, part.lo, v_walk.xid, v_walk.job_id);
+      part.at_xid := v_walk.xid;
+      part.at_id := v_walk.job_id;
+    end if;
+    if v_walk.is_read and part.late is not null then
+      part.at_id := 9223372036854775807;
+    end if;
   elsif not is_first and (
     select true
       from awa.ready_entries e
@@ -322,8 +349,9 @@ begin
   end if;
   if v_is_read and part.is_newest then
     part.is_read := true;
-    if part.lane_seq = part.from_seq
-      and (has_others and part.is_buried or clock_timestamp() - part.began_at > interval '10 milliseconds')
+    if part.most is not null
+      or part.lane_seq = part.from_seq
+        and (has_others and part.is_buried or clock_timestamp() - part.began_at > interval '10 milliseconds')
     then
       perform awa._move_cursor(segment, lane, part.lane_seq + 1, now);
     end if;
@@ -334,10 +362,59 @@ begin
     part.at_id := 0;
     part.is_newest := true;
   end if;
+  if clock_timestamp() > v_until and part.lane_seq > part.from_seq and not part.is_read then
+    part.passed := 2000; -- the next claim goes on behind what this one has noted
+  end if;
   return part;
 end
 $$;
 comment on function awa._next_part is 'The part of a window that comes after a part of which so many jobs were taken';
+
+-- Walks over the buried entries that a part of a window begins with, until a time, but over 2,000 of them at least.
+-- Returns how many these were, the last of them, and whether the part ended with it.
+create or replace function awa._walk_buried(
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  until timestamptz,
+  out walked int,
+  out xid xid8,
+  out job_id bigint,
+  out is_read boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_entry record;
+begin
+  walked := 0;
+  for v_entry in
+    select e.xid, e.job_id, (
+             select true
+               from awa.ready_tombstones t
+              where t.lane = lane and t.xid = e.xid and t.job_id = e.job_id
+              limit 1
+           ) as is_buried
+      from awa.ready_entries e
+     where e.lane = lane and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+       and (e.xid, e.job_id) > (part.at_xid, part.at_id)
+       and e.xid <= part.to_xid
+       and pg_visible_in_snapshot(e.xid, part.hi)
+     order by e.xid, e.job_id
+  loop
+    is_read := v_entry.is_buried is null or walked >= 2000 and clock_timestamp() > until;
+    exit when is_read;
+    walked := walked + 1;
+    xid := v_entry.xid;
+    job_id := v_entry.job_id;
+  end loop;
+  is_read := is_read is not true;
+end
+$$;
+comment on function awa._walk_buried is
+  'Walks over the buried entries that a part of a window begins with, until a time, but over 2,000 of them at least';
 
 -- Whether an entry is buried.
 create or replace function awa._is_buried(lane bigint, xid xid8, job_id bigint) returns boolean
