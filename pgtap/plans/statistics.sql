@@ -8,6 +8,9 @@ begin;
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
 awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers,
 awa.lost_attempts;
+-- and the dead rows of queues that were forgotten
+insert into awa.queues (queue_id, name)
+select awa._queue_id(pg_temp.q(' other ' || n)), pg_temp.q(' other ' || n) from generate_series(1, 5000) n;
 delete from awa.queues;
 
 create function pg_temp.analyze() returns void

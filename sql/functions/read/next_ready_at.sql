@@ -74,7 +74,7 @@ as $$
       select distinct awa._shard_of(l.lane) as shard
         from (select distinct awa._queue_id(q.name) as queue_id from unnest(queues) q(name)) q
        cross join lateral awa._lanes_of(q.queue_id) l
-       where exists (select from awa.queues n where n.queue_id = q.queue_id and n.has_limits)
+       where (select true from awa.queues n where n.queue_id = q.queue_id and n.has_limits limit 1)
     ) s
     left join lateral (
       select n.opened_until from awa.shard_states n where n.shard = s.shard order by n.state_id desc limit 1
