@@ -713,3 +713,22 @@ func TestPeriodThatEndsDuringAWait(t *testing.T) {
 		})
 	}
 }
+
+// expire_history leaves what its own transaction has cancelled, however short the retention is: the job that waits for
+// the key would be told nothing of its end, and a second one could take the key.
+func TestHistoryIsNotExpiredByItsOwnTransaction(t *testing.T) {
+	s := newDatabase(t).session()
+	s.exec(`select awa.configure_queue('q', '{"failed_retention": "1 millisecond"}')`)
+	first := s.enqueueUnique("q", "a")
+	s.exec("begin")
+	s.exec("select awa.cancel($1)", first)
+	heir := s.enqueueUnique("q", "a")
+	require.NotEqual(t, first, heir)
+	s.exec("select pg_sleep(0.002)") // the retention is over
+	s.exec("select awa.expire_history()")
+	require.Equal(t, heir, s.enqueueUnique("q", "a"))
+	s.exec("commit")
+	require.Equal(t, heir, s.enqueueUnique("q", "a"))
+	require.EqualValues(t, 1, one[int64](s, "select expired from awa.expire_history()"))
+	require.Equal(t, []int64{heir}, ids(s.claim("q", 9)))
+}

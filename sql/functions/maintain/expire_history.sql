@@ -103,7 +103,7 @@ create or replace function awa._past_retention(completed boolean) returns bigint
 language plpgsql
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  v_now timestamptz := now(); -- not what this transaction itself has cancelled: another job may wait for its key
   v_kept interval := (awa._settings()).completed_retention;
 begin
   if completed then -- that have a row of their own; the others go with their segment
@@ -147,7 +147,7 @@ create or replace function awa._some_past_retention(completed boolean) returns b
 language plpgsql
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  v_now timestamptz := now(); -- not what this transaction itself has cancelled: another job may wait for its key
   v_kept interval := (awa._settings()).completed_retention;
   v_lanes bigint[] := array(
     select l from awa._completed_lanes() l where completed
