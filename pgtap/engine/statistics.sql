@@ -68,6 +68,7 @@ select is((select bool_and(at = date_bin('1 hour', at, '2000-01-01 00:00:00+00')
     where seconds = 3600), true, 'they begin with the hour');
 
 -- Ends of attempts with lease rows
+delete from awa.leased_ends; -- those of other tests
 insert into awa.leased_ends (lane, kind, is_failure, ready_at, claimed_at, ended_at)
 select 512, 'k', f, now() - interval '3 s', now() - interval '2 s', now() from unnest('{t,f,f}'::boolean[]) f;
 select results_eq($$select queue_id, kind, completed, failed, waits, runs from awa._take_leased_ends(10)$$,
