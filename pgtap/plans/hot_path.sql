@@ -193,7 +193,7 @@ $$;
 
 select pg_temp.fill(pg_temp.q(' few'), 600) \g /dev/null
 select pg_temp.fill_keyed(pg_temp.q(' few keyed'), 400) \g /dev/null
-select pg_temp.fill(pg_temp.q(' few buried'), 400) \g /dev/null
+select pg_temp.fill(pg_temp.q(' few buried'), 1000) \g /dev/null
 select pg_temp.fill(pg_temp.q(' few limited'), 400) \g /dev/null
 select awa.configure_queue(pg_temp.q(s), '{"max_depth": 1000000}')
   from unnest('{" few limited"," deep limited"}'::text[]) s \g /dev/null

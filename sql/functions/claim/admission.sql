@@ -188,9 +188,8 @@ begin
            order by d.ordinality
         ) e
     ), claim as materialized (
-      select awa._append_limited(claim,
-               part.late is not null or f.entries = max_entries or f.jobs < f.entries or part.most is not null, f.xids,
-               f.job_ids, f.keys, f.groups, f.bytes, f.aside, f.expired) as claim_id
+      select awa._append_limited(claim, num_nonnulls(part.late, part.most) > 0 or f.entries = max_entries
+               or f.jobs < f.entries, f.xids, f.job_ids, f.keys, f.groups, f.bytes, f.aside, f.expired) as claim_id
         from (
           select c.entries, c.jobs, array_agg(d.xid order by d.ordinality) as xids,
                  array_agg(d.job_id order by d.ordinality) as job_ids, coalesce(sum(d.size * d.takes), 0) as bytes,

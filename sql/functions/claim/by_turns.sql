@@ -269,7 +269,7 @@ begin
     returning turns.lane as of_lane
   ), appended as materialized (
     select awa._append_limited(claim,
-             part.late is not null or f.entries = max_entries or f.bytes >= v_most or part.most is not null, f.xids,
+             num_nonnulls(part.late, part.most) > 0 or f.entries = max_entries or f.bytes >= v_most, f.xids,
              f.job_ids, '{}', '{}', 0, f.aside, f.expired) as claim_id, f.bytes
       from (
         select count(*) as entries, max(e.bytes_through) as bytes, array_agg(e.xid order by e.ordinality) as xids,

@@ -111,8 +111,7 @@ begin
                    case when v_terms.may_expire and awa._is_expired(e.expires_at, e.attempt, v_terms.claimed_at)
                      then null else e.body_bytes + v_row_bytes end as size -- null where it has expired
               from awa._read_part(v_lane, v_terms.cleaned, v_terms.cleaned_until, v_window.at_xid, v_window.at_id,
-                     v_window.to_xid, v_window.hi, v_window.is_buried, v_window.most, v_limit)
-                     e
+                     v_window.to_xid, v_window.hi, v_window.is_buried, v_window.most, v_limit) e
           ), fitting as materialized (
             select t.*, case when t.bytes <= v_bytes and t.entries <= v_room then t.entries else (
                      select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
@@ -126,10 +125,9 @@ begin
             select awa._append_claim(
                      (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs],
                       f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
-                      v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
-                      case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
-                        or v_window.most is not null then v_window.lo end,
-                      f.job_ids[1:f.jobs], null, v_holds_queue is true)::awa.lease_claims,
+                      v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi, case
+                        when num_nonnulls(v_window.late, v_window.most) > 0 or f.entries = v_limit or f.jobs < f.entries
+                        then v_window.lo end, f.job_ids[1:f.jobs], null, v_holds_queue is true)::awa.lease_claims,
                      case when f.holds_keys then (select array_agg(case when e.size is not null then e.unique_key end)
                                                     from entries e where e.ordinality <= f.jobs) end,
                      f.expired) as claim_id, f.jobs

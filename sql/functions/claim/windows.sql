@@ -104,7 +104,6 @@ declare
   v_began_at timestamptz := clock_timestamp();
   v_cursor record;
   v_window awa._window_row;
-  v_xid xid8;
 begin
   case segment
     when 0 then
@@ -162,14 +161,16 @@ begin
   end if;
   v_window.to_xid := awa._last_xid(v_window.hi);
   if has_tombstones then -- unclaimed entries are not older
-    v_xid := coalesce(
-      least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0');
     v_window.is_buried := (
-      select true from awa.ready_tombstones t where t.lane = lane and t.xid >= v_xid limit 1
+      select true
+        from awa.ready_tombstones t
+       where t.lane = lane
+         and t.xid >= coalesce(
+           least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0')
+       limit 1
     ) is true;
-    if v_window.is_buried then
-      v_window.most := (
-        select 2000 from awa.ready_tombstones t where t.lane = lane and t.xid >= v_xid offset 1999 limit 1);
+    if v_window.is_buried and v_window.at_xid >= pg_snapshot_xmax(v_window.lo) then
+      v_window.most := awa._most_at_once(lane, v_window.at_xid, v_window.at_id);
     end if;
   end if;
   return v_window;
@@ -224,11 +225,27 @@ begin
     part.at_xid := v_late;
     part.to_xid := v_late;
   end if;
+  part.most := case when part.is_buried then awa._most_at_once(lane, part.at_xid, part.at_id) end;
   return part;
 end
 $$;
 comment on function awa._late_part is
   'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
+
+-- How many entries of a lane a claim reads at once, the buried ones included: 2,000, where 128 or more after a place
+-- are buried; otherwise null, which is all.
+create or replace function awa._most_at_once(lane bigint, xid xid8, job_id bigint) returns int
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return (
+    select 2000 from awa.ready_tombstones t where t.lane = lane and (t.xid, t.job_id) > (xid, job_id) offset 127 limit 1
+  );
+end
+$$;
+comment on function awa._most_at_once is
+  'How many entries of a lane a claim reads at once, the buried ones included; null, which is all, unless many are';
 
 -- The first entries of a part of a window, in their order.
 -- Why: a query of SQL, which the planner puts in the place of its call. It has one lower bound for the index: with a
