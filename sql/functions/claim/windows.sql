@@ -232,8 +232,8 @@ $$;
 comment on function awa._late_part is
   'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
 
--- How many entries of a lane a claim reads at once, the buried ones included: 2,000, where 128 or more after a place
--- are buried; otherwise null, which is all.
+-- How many entries a claim reads at once after a place, the buried ones included: 2,000 where many are buried.
+-- Many are 128 or more; otherwise null, which is all.
 create or replace function awa._most_at_once(lane bigint, xid xid8, job_id bigint) returns int
 language plpgsql
 as $$
@@ -245,7 +245,7 @@ begin
 end
 $$;
 comment on function awa._most_at_once is
-  'How many entries of a lane a claim reads at once, the buried ones included; null, which is all, unless many are';
+  'How many entries a claim reads at once after a place, the buried ones included: 2,000 where many are buried';
 
 -- The first entries of a part of a window, in their order.
 -- Why: a query of SQL, which the planner puts in the place of its call. It has one lower bound for the index: with a
