@@ -105,8 +105,14 @@ func TestOneStateBesideAnOpenChange(t *testing.T) {
 			seesOnce("promoted by itself")
 			for _, many := range []string{"cancel_where($1, state => 'retryable')", "retry_where($1, state => 'failed')",
 				"retry_where($1, state => 'dead')", "retry_where($1, state => 'retryable')"} {
-				require.Zero(t, one[int](a, "select awa."+many, queue), many)
-				seesOnce(many)
+				if !strings.Contains(many, "'"+state+"'") {
+					require.Zero(t, one[int](a, "select awa."+many, queue), many)
+					seesOnce(many)
+				}
+			}
+			if state == "cancelled" || state == "dead" { // it sees what it has done itself, and may undo it
+				require.Equal(t, 1, one[int](a, "select awa.retry_where($1, state => $2)", queue, state))
+				require.Equal(t, []string{"available"}, list[string](a, "select state from awa.job($1)", job))
 			}
 			require.Equal(t, "40001", sqlState(a.try("commit")), "%s, %s", change, answer.call)
 			require.Empty(t, list[string](b, jobsInTwoPlaces))

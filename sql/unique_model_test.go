@@ -527,18 +527,21 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			}
 		case 22:
 			if job := jobIn("scheduled", "available", "retryable"); job != 0 {
-				discard := fmt.Sprintf("select awa.discard_job(%d)", job)
-				if inTransaction && now.jobs[job].state == "available" {
-					discard = "select awa.delete_where('r')" // the job takes its key at the commit, after others
+				var others []string
+				if !inTransaction { // there, available jobs let go of their keys, and ask for them, at the commit
+					others = []string{"select awa.cancel_where('q')",
+						`select awa.start_change('cancel', '{"queue": "r"}'); select awa.apply_changes()`}
 				}
-				try("%s", pick(discard,
+				if !inTransaction || now.jobs[job].state != "available" {
+					others = append(others, fmt.Sprintf("select awa.discard_job(%d)", job))
+				}
+				try("%s", pick(append(others, "select awa.delete_where('r')",
 					fmt.Sprintf("select awa.reschedule(%d, now() + interval '2 hours')", job),
 					fmt.Sprintf("update awa.queues set may_expire = true; "+
 						"update awa.ready_entries set expires_at = now() - interval '1 second' where job_id = %d; "+
 						"update awa.deferred_jobs set expires_at = now() - interval '1 second' where job_id = %[1]d; "+
 						"select awa.cancel_expired(); update awa.ready_entries set expires_at = null where job_id = %[1]d; "+
-						"update awa.deferred_jobs set expires_at = null where job_id = %[1]d", job),
-					"select awa.cancel_where('q')", `select awa.start_change('cancel', '{"queue": "r"}'); select awa.apply_changes()`))
+						"update awa.deferred_jobs set expires_at = null where job_id = %[1]d", job))...))
 			}
 		case 23:
 			if job := jobIn("completed", "failed", "cancelled", "dead"); job != 0 {
