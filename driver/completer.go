@@ -211,7 +211,7 @@ func (c *completer) ends() {
 	c.ending = true
 	c.resting = time.Time{}
 	for _, o := range c.all {
-		o.due = time.Time{}
+		o.due, o.pause, o.probes = time.Time{}, backoff{}, 0
 		for _, a := range o.suspects {
 			a.refusal.due = time.Time{}
 		}
@@ -369,6 +369,9 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 		answers = byReceipt(answers)
 	}
 	for _, a := range answers {
+		if a.waiting != nil {
+			a.waiting.Add(-1)
+		}
 		a.answered()
 		stale := isStale[a.jobID] > 0
 		if stale {

@@ -380,9 +380,13 @@ func isAboutOthers(code string) bool {
 	return strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") // serialization, deadlock; lock not available
 }
 
-// isWait says whether the server itself has ended the wait for a lock, so that another session holds it. A trigger that
-// raises the same code does so in another of the server's routines, whose names are the same in each language.
-func isWait(pg *pgconn.PgError) bool { return pg.Code == "55P03" && pg.Routine == "ProcessInterrupts" }
+// isWait says whether a wait for a lock was ended, since another session holds it: by the server itself, or by Awa's
+// functions, which name the holder. A trigger that raises the same code does so in another of the server's routines,
+// whose names are the same in each language, and in a function of another schema.
+func isWait(pg *pgconn.PgError) bool {
+	raisedIn, _, _ := strings.Cut(pg.Where, "\n")
+	return pg.Code == lockNotAvailable && (pg.Routine == "ProcessInterrupts" || strings.Contains(raisedIn, " awa._"))
+}
 
 // backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.
 type backoff struct {

@@ -87,6 +87,50 @@ func TestManyAnswersBesideAnOpenTransaction(t *testing.T) {
 	}
 }
 
+// So do answers for jobs of a claim which a transaction is answering for, where the functions themselves say that
+// another session holds it: also after the time in which other refusals are given up, each ends as its handler said.
+func TestAnswersBesideAnOpenBatch(t *testing.T) {
+	const n = 20
+	patience := 500 * time.Millisecond
+	driver.SetRefusalPatience(t, patience)
+	pool := testdb.New(t)
+	enqueueMany(t, pool, "bad", "bad", n)
+	began, goOn := make(chan bool, n), make(chan struct{})
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		if job.Args.Text == "bad" {
+			began <- true
+			<-goOn
+		}
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true, Slots: n + 10, Logger: logger(t),
+		Queues: []driver.QueueConfig{{Name: "bad"}, {Name: "good"}}})
+	for range n {
+		receive(t, began)
+	}
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { tx.Rollback(context.Background()) })
+	// one job of each claim
+	_, err = tx.Exec(t.Context(), `
+		select awa.complete_many(array_agg(c.id), array_agg(c.receipt))
+		  from (select min(j.id) as id, min(j.receipt) as receipt
+		          from (select id from awa.list_jobs('bad')) l cross join lateral awa.job(l.id) j
+		         group by j.receipt >> 12) c`)
+	require.NoError(t, err)
+	close(goOn)
+	requireFlow(t, pool, 5, "completed")
+	for held := time.Now(); time.Since(held) < 8*patience; {
+		require.Zero(t, queryValue[int](t, pool, `select count(*) from pg_stat_activity where datname = current_database()
+			and state = 'active' and query ~ 'awa\.(fail|discard|put_off)' and pid <> pg_backend_pid()`),
+			"something else is sent in place of an answer that waits")
+	}
+	requireFlow(t, pool, 5, "completed")
+	require.NoError(t, tx.Commit(t.Context()))
+	waitFor(t, func() bool { return queryValue[int](t, pool, "select running from awa.queue_counts('bad')") == 0 },
+		"they are not taken")
+	assert.Equal(t, n, queryValue[int](t, pool, "select completed from awa.queue_counts('bad')"))
+}
+
 // Those that are with them in one batch, or part of it, pass soon, too.
 func TestManyAnswersAmongOthers(t *testing.T) {
 	pool := testdb.New(t)

@@ -294,13 +294,14 @@ func smallest(parts [][]answer) (chosen int) {
 
 func (o *outbox) suspectsDue(now time.Time) (parcel []answer) {
 	if len(o.suspects) == 0 {
+		o.together, o.isPassing = 0, false
 		return nil
 	}
 	slices.SortStableFunc(o.suspects, func(a, b answer) int { return a.refusal.due.Compare(b.refusal.due) })
 	if !o.isPassing && now.Before(o.suspects[0].refusal.due) {
 		return nil
 	}
-	n := min(max(o.together, 1), len(o.suspects))
+	n := min(max(o.together, 1), o.againSize.of(o.suspects))
 	parcel, o.suspects = slices.Clone(o.suspects[:n]), o.suspects[n:]
 	return parcel
 }
@@ -397,6 +398,9 @@ func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 		c.well(ctx)
 	case (isUnreached || n > 1) && areSuspects:
 		o.suspects = append(o.suspects, parcel...)
+		if !isUnreached {
+			o.againSize.shrink(parcel, err)
+		}
 	case isUnreached:
 		o.apart = append(o.apart, parcel)
 	case n > 1:
@@ -411,6 +415,7 @@ func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 		o.againSize.grow()
 	case !areSuspects:
 	case err == nil:
+		o.againSize.grow()
 		o.together, o.isPassing = min(2*n, flushSize), true
 	default:
 		o.together, o.isPassing = n/2, n > 1

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,4 +77,37 @@ func TestOthersAreDueWhenOnePasses(t *testing.T) {
 	parcel, areSuspects := o.again(now)
 	assert.Len(t, parcel, 2)
 	assert.True(t, areSuspects)
+}
+
+// Those that are sent together again are as many as fit, and after the last of them nothing is left of their number.
+func TestSuspectsFitIntoAParcel(t *testing.T) {
+	o := outbox{suspects: testAnswers(new(queueStats), 10), together: 8, isPassing: true}
+	for i := range o.suspects {
+		o.suspects[i].refusal = &refusal{}
+		o.suspects[i].output = make([]byte, maxParcel/4)
+	}
+	for _, want := range []int{4, 4, 2, 0} {
+		assert.Len(t, o.suspectsDue(time.Now()), want)
+	}
+	assert.Zero(t, o.together)
+	assert.False(t, o.isPassing)
+}
+
+// A job that is given back was not handed over to be answered: how many of its queue wait stays.
+func TestJobsGivenBackDoNotCountAsAnswered(t *testing.T) {
+	a := &attempt{registration: &registration{open: map[*attempt]bool{}}, waiting: new(atomic.Int64)}
+	a.registration.opened(a)
+	a.answered()
+	assert.Empty(t, a.registration.open)
+	assert.Zero(t, a.waiting.Load())
+}
+
+// A wait is what the server, or a function of Awa, says of a lock; a trigger that raises the same code is none.
+func TestWhatIsAWait(t *testing.T) {
+	const awa = "PL/pgSQL function awa._refuse_wait(regclass[],text,text,text) line 20 at RAISE\nSQL statement"
+	const trigger = "PL/pgSQL function public.refuse() line 1 at RAISE\nPL/pgSQL function awa._end_attempts() line 9"
+	assert.True(t, isWait(&pgconn.PgError{Code: "55P03", Routine: "ProcessInterrupts", Where: trigger}))
+	assert.True(t, isWait(&pgconn.PgError{Code: "55P03", Routine: "exec_stmt_raise", Where: awa}))
+	assert.False(t, isWait(&pgconn.PgError{Code: "55P03", Routine: "exec_stmt_raise", Where: trigger}))
+	assert.False(t, isWait(&pgconn.PgError{Code: "P0001", Routine: "exec_stmt_raise", Where: awa}))
 }

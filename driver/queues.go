@@ -159,8 +159,11 @@ func (s *slots) choose(now time.Time) (c choice) {
 		if q.due = !now.Before(q.nextLook); !q.due && q.nextLook.Before(c.next) {
 			c.next = q.nextLook
 		}
-		if again := now.Add(firstPause); q.due && s.mayHave(q) <= 0 {
-			q.due, c.next = false, again
+		if q.due && s.mayHave(q) <= 0 {
+			q.due = false
+			if again := now.Add(firstPause); again.Before(c.next) {
+				c.next = again
+			}
 		}
 		if len(q.ahead) > 0 && q.ahead[0].until.Before(c.next) {
 			c.next = q.ahead[0].until

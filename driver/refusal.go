@@ -25,7 +25,7 @@ const blindPutOff = time.Hour
 
 // refusal is the history of an answer that was refused.
 type refusal struct {
-	times  int       // how often, alone
+	times  int       // how often, alone, and not only for a wait
 	first  time.Time // when it was refused first, perhaps with others
 	passed int       // how many parcels of its outbox had passed then
 	due    time.Time
@@ -50,7 +50,11 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 	if a.refusal == nil {
 		a.refusal = &refusal{passed: o.passed, first: now}
 	}
-	a.refusal.times++
+	pg, _ := errors.AsType[*pgconn.PgError](err)
+	isHeld := pg != nil && isWait(pg)
+	if !isHeld {
+		a.refusal.times++
+	}
 	if o.refused++; o.refused == 1 {
 		o.ill = now
 	}
@@ -63,8 +67,6 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 	if mayGiveUp && c.sendOtherwise(ctx, o, a, err, delay, othersPass) {
 		return
 	}
-	pg, _ := errors.AsType[*pgconn.PgError](err)
-	isHeld := pg != nil && isWait(pg)
 	a.refusal.due = now
 	if othersPass || isHeld {
 		wait := a.refusal.pause.pause()
@@ -164,7 +166,7 @@ type substitute struct {
 	isMute  bool  // all was refused before: there is no need to go through it again
 	why     error // why the answer was refused
 	refusal error // why the last one was that was sent in its place
-	gone    bool  // the connection
+	gone    bool  // the connection is, or another session holds the attempt: nothing else would be taken, either
 }
 
 // try sends an answer in place of the one that was refused, and says whether it was taken.
@@ -176,7 +178,8 @@ func (s *substitute) try(ctx context.Context, a answer) bool {
 	if err == nil {
 		s.acknowledge(ctx, []answer{a}, stale)
 	}
-	s.gone = !s.db.isOpen()
+	pg, _ := errors.AsType[*pgconn.PgError](err)
+	s.gone = !s.db.isOpen() || pg != nil && isWait(pg)
 	s.refusal = mapError(err)
 	return err == nil
 }
@@ -236,9 +239,7 @@ func (s *substitute) discard(ctx context.Context, a answer, othersPass bool) boo
 	// An answer that has waited for long need not be looked at twice, when it is the same with all others.
 	lasts := time.Since(a.refusal.mute) >= refusalPatience ||
 		time.Since(s.outbox.mute) >= refusalPatience && time.Since(a.since) >= refusalPatience
-	pg, _ := errors.AsType[*pgconn.PgError](s.why)
-	isHeld := pg != nil && isWait(pg)
-	if lasts && !isHeld && (othersPass || !isTemporary(s.why) || hasCode(s.why, readOnly)) {
+	if lasts && (othersPass || !isTemporary(s.why) || hasCode(s.why, readOnly)) {
 		const what = "the job was discarded, since the server refuses all that would have it run again"
 		text := cleanText(fmt.Sprintf(what+": %s; the failure was: %s", s.why, a.failure))
 		a.outcome, a.delay = discarded, nil

@@ -83,11 +83,8 @@ func (a *attempt) returned() (lost bool) {
 	return a.lost
 }
 
-// answered takes note that the server has taken an answer, or refused it for good.
+// answered takes note that the server has taken an answer, or that none comes: the job is given back.
 func (a *attempt) answered() {
-	if a.waiting != nil {
-		a.waiting.Add(-1)
-	}
 	if a.registration != nil {
 		a.registration.mu.Lock()
 		defer a.registration.mu.Unlock()
