@@ -392,7 +392,8 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 		}
 	}
 	if len(unexpected) > 0 {
-		c.log.InfoContext(ctx, "answers were stale", keyJobs, len(unexpected), keyJobIDs, unexpected)
+		const what = "answers were stale"
+		c.warnings.warn(ctx, c.log, slog.LevelInfo, what, what, keyJobs, len(unexpected), keyJobIDs, unexpected)
 	}
 }
 

@@ -55,8 +55,8 @@ type outbox struct {
 
 	size      sizer     // of fresh parcels
 	againSize sizer     // of others
-	freshDue  time.Time // when to send the fresh ones, after the connection was lost
-	turn      int       // the kind that was sent last in between
+	freshDue  time.Time // when to send those that were not sent yet, after the connection was lost
+	turn      source    // the kind that was sent last in between
 	together  int       // how many suspects to send at once, if more than one
 	isPassing bool      // the last suspect has passed: those that are not due may pass, too
 
@@ -90,9 +90,9 @@ func (o *outbox) put(a answer) {
 // over.
 func (o *outbox) next(resting time.Time) (due time.Time, ok bool) {
 	if len(o.behind) > 0 {
-		return resting, true
+		due, ok = o.freshDue, true
 	}
-	if len(o.apart) > 0 {
+	if len(o.apart) > 0 && (!ok || o.due.Before(due)) {
 		due, ok = o.due, true
 	}
 	for _, a := range o.suspects {
@@ -211,7 +211,9 @@ func (o *outbox) setApart(refused []answer, err error) {
 	if n := partsOf(err); len(parts) == 1 {
 		parts = slices.Collect(slices.Chunk(parts[0], (len(refused)+n-1)/n))
 	}
-	o.apart = append(o.apart, parts...)
+	for _, part := range parts {
+		o.apart = append(o.apart, slices.Clone(part)) // none keeps the outputs of another one in memory
+	}
 }
 
 // holdBack holds back fresh answers of queues of which others were refused, or are held back.
@@ -244,29 +246,74 @@ func (o *outbox) holdBack() {
 	o.fresh = others
 }
 
-// again takes the answers to send in between. It takes four kinds in turn: suspects that are due, the oldest first;
-// those of a queue that are held back; the part that was set apart first, so that good answers pass soon; and the
-// smallest part, so that the cause of the refusal is found. While the outbox rests, only those that are held back have
-// their turn: they were not sent yet.
-func (o *outbox) again(now time.Time) (parcel []answer, areSuspects bool) {
+// parcel is what is sent in between, at once.
+type parcel struct {
+	answers []answer
+	from    source
+}
+
+// source is a kind of answers that are sent in between. They have their turns in this order.
+type source int
+
+const (
+	suspects      source = iota // that are due, the oldest first
+	behind                      // those of a queue that are held back
+	firstApart                  // the part that was set apart first, so that good answers pass soon
+	smallestApart               // the smallest part, so that the cause of the refusal is found
+	sources       = iota
+)
+
+// again takes the answers to send in between; none where none are due. While the outbox rests, only those that are held
+// back have their turn: they were not sent yet.
+func (o *outbox) again(now time.Time) (p parcel) {
 	isDue := !now.Before(o.due)
-	for range 4 {
-		o.turn = (o.turn + 1) % 4
+	for range sources {
+		o.turn = (o.turn + 1) % sources
+		p.from = o.turn
 		switch {
-		case o.turn == 0 && isDue:
-			parcel = o.suspectsDue(now)
-		case o.turn == 1:
-			parcel = o.take(&o.behind, 0)
-		case o.turn == 2 && isDue:
-			parcel = o.take(&o.apart, 0)
-		case o.turn == 3 && isDue:
-			parcel = o.take(&o.apart, smallest(o.apart))
+		case p.from == suspects && isDue:
+			p.answers = o.suspectsDue(now)
+		case p.from == behind && !now.Before(o.freshDue):
+			p.answers = o.take(&o.behind, 0)
+		case p.from == firstApart && isDue:
+			p.answers = o.take(&o.apart, 0)
+		case p.from == smallestApart && isDue:
+			p.answers = o.take(&o.apart, smallest(o.apart))
 		}
-		if len(parcel) > 0 {
-			return parcel, o.turn == 0
+		if len(p.answers) > 0 {
+			return p
 		}
 	}
-	return nil, false
+	return parcel{}
+}
+
+// putBack puts answers that were not sent back to where they came from.
+func (o *outbox) putBack(p parcel) {
+	switch p.from {
+	case suspects:
+		o.suspects = append(o.suspects, p.answers...)
+	case behind:
+		isOfQueue := func(part []answer) bool { return part[0].stats == p.answers[0].stats }
+		if i := slices.IndexFunc(o.behind, isOfQueue); i >= 0 {
+			o.behind[i] = append(p.answers, o.behind[i]...)
+		} else {
+			o.behind = append(o.behind, p.answers)
+		}
+	default:
+		o.apart = append(o.apart, p.answers)
+	}
+}
+
+// cut takes the first n of some answers. The outputs of these are in memory for as long as they are sent, not as the
+// others are there.
+func cut(answers *[]answer, n int) (first []answer) {
+	if n == len(*answers) {
+		first, *answers = *answers, nil
+		return first
+	}
+	first = slices.Clone((*answers)[:n])
+	*answers = slices.Delete(*answers, 0, n)
+	return first
 }
 
 // take takes a part, or as much of it as is sent at once; the rest goes to the end.
@@ -276,11 +323,11 @@ func (o *outbox) take(parts *[][]answer, i int) []answer {
 	}
 	part := (*parts)[i]
 	*parts = slices.Delete(*parts, i, i+1)
-	n := o.againSize.of(part)
-	if n < len(part) {
-		*parts = append(*parts, part[n:])
+	first := cut(&part, o.againSize.of(part))
+	if len(part) > 0 {
+		*parts = append(*parts, part)
 	}
-	return part[:n:n]
+	return first
 }
 
 func smallest(parts [][]answer) (chosen int) {
@@ -292,7 +339,7 @@ func smallest(parts [][]answer) (chosen int) {
 	return chosen
 }
 
-func (o *outbox) suspectsDue(now time.Time) (parcel []answer) {
+func (o *outbox) suspectsDue(now time.Time) []answer {
 	if len(o.suspects) == 0 {
 		o.together, o.isPassing = 0, false
 		return nil
@@ -301,9 +348,7 @@ func (o *outbox) suspectsDue(now time.Time) (parcel []answer) {
 	if !o.isPassing && now.Before(o.suspects[0].refusal.due) {
 		return nil
 	}
-	n := min(max(o.together, 1), o.againSize.of(o.suspects))
-	parcel, o.suspects = slices.Clone(o.suspects[:n]), o.suspects[n:]
-	return parcel
+	return cut(&o.suspects, min(max(o.together, 1), o.againSize.of(o.suspects)))
 }
 
 func (o *outbox) lockWait() time.Duration {
@@ -326,10 +371,7 @@ func (c *completer) sendFresh(ctx context.Context, o *outbox) (sent bool) {
 			return sent
 		}
 		sent = true
-		parcel := o.fresh[:n]
-		if o.fresh = o.fresh[n:]; len(o.fresh) == 0 {
-			o.fresh = nil
-		}
+		parcel := cut(&o.fresh, n)
 		switch {
 		case err == nil:
 			c.acknowledge(ctx, parcel, stale)
@@ -377,56 +419,61 @@ func (c *completer) sendAgain(ctx context.Context, others bool) {
 	}
 }
 
-// sendSomeAgain sends some answers of an outbox that were refused, or held back. It returns false when none is due.
+// sendSomeAgain sends some answers of an outbox that were refused, or held back. It returns false when none is due, or
+// the server is not reached.
 func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 	now := time.Now()
 	if now.Before(c.due) {
 		return false
 	}
 	wait := o.lockWait()
-	parcel, areSuspects := o.again(now)
-	n := len(parcel)
+	p := o.again(now)
+	n := len(p.answers)
 	if n == 0 {
 		return false
 	}
-	stale, err := c.try(ctx, parcel, o.send, wait)
-	isUnreached := err != nil && c.isUnreached(ctx, err)
+	stale, err := c.try(ctx, p.answers, o.send, wait)
 	switch {
 	case err == nil:
-		c.acknowledge(ctx, parcel, stale)
+		c.acknowledge(ctx, p.answers, stale)
 		o.took()
+		o.againSize.grow()
 		c.well(ctx)
-	case (isUnreached || n > 1) && areSuspects:
-		o.suspects = append(o.suspects, parcel...)
-		if !isUnreached {
-			o.againSize.shrink(parcel, err)
-		}
-	case isUnreached:
-		o.apart = append(o.apart, parcel)
-	case n > 1:
-		o.againSize.shrink(parcel, err)
-		o.setApart(parcel, err)
+	case c.isUnreached(ctx, err):
+		o.putBack(p)
+		return false
+	case n == 1:
+		c.refused(ctx, o, p.answers[0], err)
+	case p.from == suspects:
+		o.againSize.shrink(p.answers, err)
+		o.putBack(p)
 	default:
-		c.refused(ctx, o, parcel[0], err)
+		o.againSize.shrink(p.answers, err)
+		o.setApart(p.answers, err)
 	}
-	switch {
-	case isUnreached:
-	case !areSuspects && err == nil:
-		o.againSize.grow()
-	case !areSuspects:
-	case err == nil:
-		o.againSize.grow()
-		o.together, o.isPassing = min(2*n, flushSize), true
-	default:
+	if p.from == suspects {
 		o.together, o.isPassing = n/2, n > 1
+		if err == nil {
+			o.together, o.isPassing = min(2*n, flushSize), true
+		}
 	}
-	_, isPg := errors.AsType[*pgconn.PgError](err)
-	isOfAll := o.probes >= maxProbes || o.probes > 2 && o.pause.next > 0
-	// Where the server itself is well, each answer is tried once: good answers may be in the refused parts.
-	if isOfAll && (len(o.apart) == 0 || isTemporary(err)) || o.probes > 0 && err != nil && !isPg {
+	if p.from == behind && !c.db.isOpen() {
+		o.freshDue = time.Now().Add(firstPause)
+	}
+	if err != nil && o.isInTrouble(err) {
 		o.rest()
 	}
-	return !isUnreached
+	return true
+}
+
+// isInTrouble says whether the trouble is one of all refused answers, so that they are sent again after a pause only.
+func (o *outbox) isInTrouble(err error) bool {
+	if _, isPg := errors.AsType[*pgconn.PgError](err); !isPg && o.probes > 0 {
+		return true // each try takes a new connection, or 20 s
+	}
+	isOfAll := o.probes >= maxProbes || o.probes > 2 && o.pause.next > 0
+	// Where the server itself is well, each answer is tried once: good answers may be in the refused parts.
+	return isOfAll && (len(o.apart) == 0 || isTemporary(err))
 }
 
 // well takes note that the server takes answers.

@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
@@ -41,19 +43,17 @@ func TestEachKindOfAnswerHasItsTurn(t *testing.T) {
 			require.Same(t, good, a.stats)
 		}
 		o.fresh = nil
-		parcel, areSuspects := o.again(now)
-		for _, a := range parcel {
-			assert.True(t, areSuspects || a.stats == parcel[0].stats)
+		p := o.again(now)
+		for _, a := range p.answers {
+			assert.True(t, p.from == suspects || a.stats == p.answers[0].stats)
 			sent[a.stats]++
 		}
 	}
 	assert.Empty(t, o.apart)
 	assert.Len(t, o.suspects, 1, "it is not due")
-	parcel, _ := o.again(now)
-	sent[bad] += len(parcel)
+	sent[bad] += len(o.again(now).answers)
 	assert.Equal(t, want, sent)
-	parcel, _ = o.again(now)
-	assert.Empty(t, parcel)
+	assert.Empty(t, o.again(now).answers)
 	o.suspects = nil
 	o.fresh = testAnswers(bad, 1) // nothing of its queue is refused any more
 	o.holdBack()
@@ -74,9 +74,9 @@ func TestOthersAreDueWhenOnePasses(t *testing.T) {
 	due, ok = o.next(time.Time{})
 	assert.True(t, ok)
 	assert.False(t, due.After(now))
-	parcel, areSuspects := o.again(now)
-	assert.Len(t, parcel, 2)
-	assert.True(t, areSuspects)
+	p := o.again(now)
+	assert.Len(t, p.answers, 2)
+	assert.Equal(t, suspects, p.from)
 }
 
 // Those that are sent together again are as many as fit, and after the last of them nothing is left of their number.
@@ -91,6 +91,66 @@ func TestSuspectsFitIntoAParcel(t *testing.T) {
 	}
 	assert.Zero(t, o.together)
 	assert.False(t, o.isPassing)
+}
+
+// Those that are held back wait a moment, as fresh ones do, after the connection was lost; and when the server was not
+// reached, they were not sent: they are held back as before, ahead of later ones of their queue.
+func TestAnswersHeldBackAfterALostConnection(t *testing.T) {
+	now := time.Now()
+	good, bad := new(queueStats), new(queueStats)
+	o := outbox{suspects: testAnswers(bad, 1), fresh: testAnswers(bad, 3), freshDue: now.Add(time.Second)}
+	o.suspects[0].refusal = &refusal{due: now.Add(time.Hour)}
+	o.holdBack()
+	require.Len(t, o.behind, 1)
+	due, ok := o.next(time.Time{})
+	assert.True(t, ok)
+	assert.Equal(t, o.freshDue, due)
+	assert.Empty(t, o.again(now).answers)
+	o.againSize.most = 2
+	p := o.again(o.freshDue)
+	assert.Len(t, p.answers, 2)
+	o.behind = append([][]answer{testAnswers(good, 1)}, o.behind...)
+	o.putBack(p)
+	assert.Empty(t, o.apart)
+	require.Len(t, o.behind, 2)
+	assert.Equal(t, []int64{1, 2, 3}, jobIDsOf(o.behind[1]))
+	o.behind = nil
+	o.putBack(p)
+	require.Len(t, o.behind, 1)
+	assert.Equal(t, []int64{1, 2}, jobIDsOf(o.behind[0]))
+}
+
+func jobIDsOf(answers []answer) []int64 {
+	jobIDs, _ := ids(answers)
+	return jobIDs
+}
+
+// An output is in memory until its answer was taken, whatever was refused with it, or waits.
+func TestOutputsOfTakenAnswersAreFreed(t *testing.T) {
+	answers := func() (all []answer, first weak.Pointer[byte]) {
+		all = testAnswers(new(queueStats), 4)
+		for i := range all {
+			all[i].refusal, all[i].output = &refusal{}, make([]byte, 1000)
+		}
+		return all, weak.Make(&all[0].output[0])
+	}
+	for name, take := range map[string]func(o *outbox, all []answer){
+		"a suspect":          func(o *outbox, all []answer) { o.suspects = all; o.suspectsDue(time.Now()) },
+		"part of a part":     func(o *outbox, all []answer) { o.apart = [][]answer{all}; o.take(&o.apart, 0) },
+		"one of two parts":   func(o *outbox, all []answer) { o.setApart(all, &pgconn.PgError{}); o.take(&o.apart, 0) },
+		"some of fresh ones": func(o *outbox, all []answer) { o.fresh = all; cut(&o.fresh, 2) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			all, first := answers()
+			o := outbox{againSize: sizer{most: 2}}
+			take(&o, all)
+			all = nil
+			runtime.GC()
+			assert.Nil(t, first.Value())
+			assert.Positive(t, o.len())
+			runtime.KeepAlive(&o)
+		})
+	}
 }
 
 // A job that is given back was not handed over to be answered: how many of its queue wait stays.

@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,6 +144,18 @@ func TestTwoAnswersForOneJob(t *testing.T) {
 	assert.Equal(t, 1, c.stale)
 }
 
+// Stale answers are logged once a minute, however many batches have some.
+func TestManyStaleAnswers(t *testing.T) {
+	var log bytes.Buffer
+	c := newCompleter(nil, slog.New(slog.NewTextHandler(&log, nil)))
+	for i := range int64(10) {
+		a := &attempt{jobID: i, receipt: i, stats: new(queueStats)}
+		c.acknowledge(t.Context(), []answer{{attempt: a}}, []int64{i})
+	}
+	assert.Equal(t, 10, c.stale)
+	assert.Equal(t, 1, strings.Count(log.String(), "answers were stale"))
+}
+
 func TestIsTemporary(t *testing.T) {
 	for code, want := range map[string]bool{
 		"": false, "08006": true, "40001": true, "53300": true, "55P03": true, "57P01": true, "25006": true, "25001": false,
@@ -216,6 +230,18 @@ func TestClaimsWhileAnswersWait(t *testing.T) {
 	queues[2].waiting.Store(maxHeld / 2)
 	fill(s, now)
 	assert.Equal(t, []int{2000, 10, 1500}, runningOf(queues))
+	for _, q := range queues { // it looks again in a moment, or sooner, when a queue is due to be looked at
+		q.nextLook = now.Add(time.Hour)
+	}
+	queues[2].nextLook = now
+	c := s.choose(now)
+	assert.Nil(t, c.queue)
+	assert.Equal(t, now.Add(firstPause), c.next)
+	queues[0].nextLook = now.Add(firstPause / 2)
+	assert.Equal(t, queues[0].nextLook, s.choose(now).next)
+	for _, q := range queues {
+		q.nextLook = now
+	}
 	s.behind.Store(false)
 	fill(s, now)
 	assert.Equal(t, []int{2000, 2000, 2000}, runningOf(queues))

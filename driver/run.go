@@ -31,7 +31,7 @@ type run struct {
 	due        chan struct{} // a deferred job has come that is due soon
 	completer  *completer
 	goroutines sync.WaitGroup // of attempts: they run handlers, and answer
-	active     atomic.Int64   // handlers that run
+	active     atomic.Int64   // handlers that run, or whose answers are not handed over yet
 }
 
 // tasks returns the jobs that a claim has brought. Jobs that are not the worker's any more, since it was ended
@@ -87,6 +87,7 @@ func (r *run) runTask(t *task) (took time.Duration) {
 	}
 	t.queue.stats.running.Add(1)
 	r.active.Add(1)
+	defer r.active.Add(-1) // not before: what a handler returns may have methods that hang
 	ctx, stopTimer := untilDeadline(ctx, job)
 	began := time.Now()
 	handler.call(ctx, job, func(err error) {
@@ -95,7 +96,6 @@ func (r *run) runTask(t *task) (took time.Duration) {
 		cancel(nil)
 		lost := a.returned()
 		t.queue.stats.running.Add(-1)
-		r.active.Add(-1)
 		if !lost && (err == nil || r.handling.Err() == nil) { // otherwise it is another worker's, or given back at the end
 			r.completer.send(judge(r.background, r.log, a, job, err))
 		}

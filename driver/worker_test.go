@@ -351,6 +351,37 @@ func TestStopLeavesStubbornHandlersBehind(t *testing.T) {
 	receive(t, finished)
 }
 
+// So is one that has returned, but with an output that never becomes JSON: the error of Run counts it.
+func TestStopLeavesAStubbornOutputBehind(t *testing.T) {
+	driver.SetTimeouts(t, time.Millisecond, time.Minute, time.Minute)
+	pool := testdb.New(t)
+	enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	output := stubborn{started: make(chan struct{}), finish: make(chan struct{}), finished: make(chan struct{})}
+	w, err := driver.NewWorker(pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		job.SetOutput(output)
+		return nil
+	}), driver.WorkerConfig{StopTimeout: -1, Logger: logger(t)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	receive(t, output.started)
+	cancel()
+	assert.ErrorContains(t, receive(t, result), "1 handlers have not returned")
+	close(output.finish)
+	receive(t, output.finished)
+}
+
+// stubborn is an output that tells when it is encoded, and waits.
+type stubborn struct{ started, finish, finished chan struct{} }
+
+func (s stubborn) MarshalJSON() ([]byte, error) {
+	close(s.started)
+	<-s.finish
+	close(s.finished)
+	return []byte("1"), nil
+}
+
 // Answers are sent in the order of their receipts: the server need not sort them.
 func TestAnswersAreInOrder(t *testing.T) {
 	pool := testdb.New(t)
