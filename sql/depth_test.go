@@ -168,3 +168,43 @@ func TestManyProducersOfALimitedQueue(t *testing.T) {
 	// that had passed before, may each add one more
 	require.LessOrEqual(t, ready, int64(depth+40+2*producers))
 }
+
+// Sixteen queues with a max_depth each keep their looks in a note of their own: so producers that take turns among them
+// look once in a 32nd, and not at each call. The next queue shares the note of one other, and gets one of its own when
+// there is one again.
+func TestNotesOfDepth(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	limit := func(queue int, depth string) {
+		s.exec("select awa.configure_queue('q' || $1::int, jsonb_build_object('max_depth', $2::jsonb))", queue, depth)
+	}
+	queues := func() int {
+		return one[int](s, "select count(distinct q.depth_note)::int from awa.queue_settings q")
+	}
+	for queue := range 16 {
+		limit(queue, "320000")
+		limit(queue, "32000") // it keeps its note
+	}
+	require.Equal(t, 16, queues())
+	looks := func() int64 {
+		return one[int64](s, "select pg_stat_get_xact_function_calls('awa._depth'::regproc)")
+	}
+	s.exec("set track_functions = 'all'")
+	s.exec("begin")
+	for range 20 {
+		for queue := range 16 {
+			s.exec("select awa.enqueue('q' || $1::int, 'k')", queue)
+		}
+	}
+	require.Equal(t, int64(16), looks(), "each queue is looked at once")
+	s.exec("commit")
+
+	limit(16, "320000")
+	require.Equal(t, 16, queues())
+	limit(3, "null")
+	limit(16, "320000")
+	require.Equal(t, 16, queues(), "it takes the note that is free now")
+	s.exec("select awa.drop_queue('q5', force => true)")
+	limit(3, "320000")
+	require.Equal(t, 16, queues())
+}

@@ -123,8 +123,8 @@ insert into left_out values
   ('queue_rollups', '_add_rollups', '{counted,enqueued,appended,segment_entries,buried,closed_seq,open_seqs,claimed,'
    'completed,failed,cancelled,dead,dropped,folded_at}', 'nothing is counted yet'),
   ('queue_settings', '_add_settings', '{default_priority,default_max_attempts,lease,backoff_base,backoff_max,deadline,'
-   'dead_letter,aging_interval,shards,max_depth,failed_retention,dlq_retention,completed_retention,group_max_running,'
-   'group_rate,max_running,rate,group_order,group_turns,paused_at,changed_at,changed_by}',
+   'dead_letter,aging_interval,shards,max_depth,depth_note,failed_retention,dlq_retention,completed_retention,'
+   'group_max_running,group_rate,max_running,rate,group_order,group_turns,paused_at,changed_at,changed_by}',
    'the row is to be locked; what adds it writes the others'),
   ('queues', '_add_queue', '{lane,has_tombstones,may_expire,created_at,dropped_at,forget_after}', 'a new queue'),
   ('queues', '_use_lanes', '{has_limits,created_at,dropped_at,forget_after}', 'a new lane'),

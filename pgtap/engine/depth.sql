@@ -113,7 +113,11 @@ select is(pg_temp.outcome('select awa.enqueue(pg_temp.q(), $$k$$)'), 'ok', 'with
 -- A look lasts for a 32nd
 create function pg_temp.has_room(max_depth int, suffix text default '') returns boolean
 language sql
-as $$ select coalesce(awa._has_room(awa._queue_id(pg_temp.q(suffix)), max_depth), false) $$;
+as $$
+  select coalesce(awa._has_room(s.queue_id, has_room.max_depth, s.depth_note), false)
+    from awa.queue_settings s
+   where s.queue_id = awa._queue_id(pg_temp.q(suffix))
+$$;
 select awa.configure_queue(pg_temp.q(), '{"max_depth": 128}') \g /dev/null
 select is(pg_temp.has_room(128), false, 'before the first look there is nothing to go by');
 select awa.enqueue(pg_temp.q(), 'k') from generate_series(1, 4) \g /dev/null

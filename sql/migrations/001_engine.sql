@@ -39,9 +39,8 @@ begin
   foreach v_digit in array string_to_array('0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f', ',') loop
     execute format('create sequence awa.room_%s', v_digit);
     execute format('comment on sequence awa.room_%s is %L', v_digit,
-      'The last id of a job before the depth of a queue, with an id that begins with ' || v_digit
-      || ', is looked at again, and 19 bits of that queue: see _has_room. A sequence, so that moving it leaves no dead '
-      'row');
+      'The last id of a job before the depth of a queue is looked at again, and 19 bits of the id of that queue: see '
+      '_has_room. A sequence, so that moving it leaves no dead row');
   end loop;
 end
 $$;
@@ -187,6 +186,7 @@ create table awa.queue_settings (
   aging_interval       interval,
   shards               smallint,
   max_depth            integer,
+  depth_note           smallint check (depth_note between 0 and 15),
   failed_retention     interval,
   dlq_retention        interval,
   completed_retention  interval,
@@ -221,6 +221,8 @@ comment on column awa.queue_settings.shards is
   'In how many shards new jobs are spread, each of which is claimed from by itself';
 comment on column awa.queue_settings.max_depth is
   'How many jobs may be ready before new ones are refused; any number by default';
+comment on column awa.queue_settings.depth_note is
+  'Which of the sequences room_0 to room_f keeps the last look at the depth; null without max_depth';
 comment on column awa.queue_settings.failed_retention is 'How long failed and cancelled jobs are kept, at least';
 comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least';
 comment on column awa.queue_settings.completed_retention is

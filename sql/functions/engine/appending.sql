@@ -33,6 +33,7 @@ declare
   v_shards int;
   v_shard int := 0;
   v_max_depth int;
+  v_depth_note int;
   v_group_order text;
   v_priority smallint;
   v_max_attempts smallint;
@@ -55,11 +56,11 @@ begin
   end if;
   v_beside := v_beside + coalesce(octet_length(group_key), 0) + case when expires_at is null then 0 else 29 end;
 
-  select s.default_priority, s.default_max_attempts, s.shards, s.max_depth, s.group_order
-    into v_priority, v_max_attempts, v_shards, v_max_depth, v_group_order
+  select s.default_priority, s.default_max_attempts, s.shards, s.max_depth, s.depth_note, s.group_order
+    into v_priority, v_max_attempts, v_shards, v_max_depth, v_depth_note, v_group_order
     from awa.queue_settings s where s.queue_id = v_queue_id;
   if v_max_depth is not null and checks_depth then
-    perform awa._check_depth(queue, v_queue_id, v_max_depth);
+    perform awa._check_depth(queue, v_queue_id, v_max_depth, v_depth_note);
   end if;
   v_priority := coalesce(priority, v_priority, awa._default_number('default_priority'));
   v_max_attempts := coalesce(max_attempts, v_max_attempts, awa._default_number('default_max_attempts'));

@@ -3,13 +3,14 @@
 -- Whether a queue has room by the last look at its depth; or had, until so many ids ago.
 -- A look is good for the next ids of jobs, as many as a 32nd of max_depth. All queues draw these ids, so they run out
 -- sooner where jobs go to other queues. The planner puts the expression in the place of the call.
+-- note: queue_settings.depth_note, null for none.
 -- Why: a look reads at most about as many entries as max_depth, so it costs each job at most 32. A sequence is seen by
--- all producers at once, and none of them waits. Its number is valid only near the present ids: so neither another
--- max_depth nor a restore leaves one that allows too much.
-create or replace function awa._has_room(queue_id bigint, max_depth int, ago int default 0) returns boolean
+-- all producers at once, and none of them waits. Its number is valid only near the present ids, and names the queue: so
+-- neither another max_depth, nor a restore, nor another queue with this note leaves one that allows too much.
+create or replace function awa._has_room(queue_id bigint, max_depth int, note int, ago int default 0) returns boolean
 language sql
 as $$
-  select pg_sequence_last_value(('awa.room_' || to_hex(queue_id >> 50))::regclass) - ((queue_id & 524287) << 43)
+  select pg_sequence_last_value(('awa.room_' || to_hex(note))::regclass) - ((queue_id & 524287) << 43)
     - coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0) between - ago and max_depth / 32 - 1 - ago
 $$;
 comment on function awa._has_room is
@@ -21,7 +22,7 @@ comment on function awa._has_room is
 -- Raises JQ006.
 -- Why: jobs whose ids are drawn before the look, and committed after it, are not seen. So the last id is read first.
 -- Without the lock, all producers of a queue would look at the same time.
-create or replace function awa._check_depth(queue text, queue_id bigint, max_depth int) returns void
+create or replace function awa._check_depth(queue text, queue_id bigint, max_depth int, note int) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -29,8 +30,9 @@ declare
   v_last_id bigint;
   v_depth bigint;
 begin
-  if awa._has_room(queue_id, max_depth)
-    or awa._has_room(queue_id, max_depth, max_depth / 32) and not pg_try_advisory_xact_lock(awa._look_key(queue_id))
+  if awa._has_room(queue_id, max_depth, note)
+    or awa._has_room(queue_id, max_depth, note, max_depth / 32)
+      and not pg_try_advisory_xact_lock(awa._look_key(queue_id))
   then
     return;
   end if;
@@ -41,7 +43,7 @@ begin
       detail = format('Queue %s has %s jobs ready or more, and its max_depth is %s.', queue, v_depth, max_depth),
       hint = 'Try again when workers have claimed some of them; or change max_depth with configure_queue.';
   elsif max_depth >= 32 then
-    perform setval(('awa.room_' || to_hex(queue_id >> 50))::regclass,
+    perform setval(('awa.room_' || to_hex(note))::regclass,
       ((queue_id & 524287) << 43) | ((v_last_id + max_depth / 32 - 1) & 8796093022207));
   end if;
 end
@@ -54,7 +56,7 @@ create or replace function awa._check_depth_of(queue text) returns void
 language plpgsql
 as $$
 begin
-  perform awa._check_depth(queue, s.queue_id, s.max_depth)
+  perform awa._check_depth(queue, s.queue_id, s.max_depth, s.depth_note)
      from awa.queue_settings s
     where s.queue_id = awa._queue_id(queue) and s.max_depth is not null;
 end
@@ -72,15 +74,15 @@ declare
   v_queue record;
 begin
   for v_queue in
-    select q.queue, s.queue_id, s.max_depth
+    select q.queue, s.queue_id, s.max_depth, s.depth_note
       from unnest(queues) q(queue)
      cross join lateral (
-        select s.queue_id, s.max_depth
+        select s.queue_id, s.max_depth, s.depth_note
           from awa.queue_settings s
          where s.queue_id = awa._queue_id(q.queue) and s.max_depth is not null
         offset 0
       ) s
-     where awa._has_room(s.queue_id, s.max_depth) is not true
+     where awa._has_room(s.queue_id, s.max_depth, s.depth_note) is not true
   loop
     begin
       if awa._depth(v_queue.queue_id, v_queue.max_depth) > v_queue.max_depth then

@@ -36,6 +36,7 @@ declare
   v_lane bigint;
   v_shards int;
   v_max_depth int;
+  v_depth_note int;
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
@@ -49,8 +50,8 @@ begin
     and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
   then
     v_queue_id := awa._queue_id(queue);
-    select s.default_priority, s.default_max_attempts, s.shards, s.max_depth
-      into v_priority, v_max_attempts, v_shards, v_max_depth
+    select s.default_priority, s.default_max_attempts, s.shards, s.max_depth, s.depth_note
+      into v_priority, v_max_attempts, v_shards, v_max_depth, v_depth_note
       from awa.queue_settings s where s.queue_id = v_queue_id;
     v_priority := coalesce(v_priority, awa._default_number('default_priority'));
     v_lane := awa._lane(v_queue_id, v_priority);
@@ -62,7 +63,7 @@ begin
     select r.current_segment, r.is_original into v_segment, v_is_original from awa._checked_ring r;
     if v_is_in_use and v_is_original then
       if v_max_depth is not null then
-        perform awa._check_depth(queue, v_queue_id, v_max_depth);
+        perform awa._check_depth(queue, v_queue_id, v_max_depth, v_depth_note);
       end if;
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)

@@ -328,7 +328,7 @@ declare
 begin
   for v_queue in
     select q.*, count(*) filter (where q.has_groups) over () > awa._max_locks() as are_many,
-           (select s.max_depth from awa.queue_settings s where s.queue_id = q.queue_id) as max_depth
+           s.max_depth, s.depth_note
       from (
         select j.queue, awa._queue_id(j.queue) as queue_id, min(j.ordinal) as first, bool_or(j.has_group) as has_groups
           from (
@@ -338,10 +338,13 @@ begin
           ) j
          group by j.queue
       ) q
+      left join lateral (
+        select s.max_depth, s.depth_note from awa.queue_settings s where s.queue_id = q.queue_id limit 1
+      ) s on true
      order by q.first
   loop
     if v_queue.max_depth is not null then
-      perform awa._check_depth(v_queue.queue, v_queue.queue_id, v_queue.max_depth);
+      perform awa._check_depth(v_queue.queue, v_queue.queue_id, v_queue.max_depth, v_queue.depth_note);
     end if;
     if v_queue.has_groups then
       perform awa._shard_for(v_queue.queue_id, null, '', v_queue.are_many);

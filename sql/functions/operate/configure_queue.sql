@@ -30,12 +30,13 @@ begin
   perform awa._lock_settings(v_queue_id);
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
-          aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, group_max_running,
-          group_rate, max_running, rate, group_order, group_turns, changed_at, changed_by)
+          aging_interval, max_depth, depth_note, failed_retention, dlq_retention, completed_retention,
+          group_max_running, group_rate, max_running, rate, group_order, group_turns, changed_at, changed_by)
        = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
-                 r.dead_letter, r.aging_interval, r.max_depth, r.failed_retention, r.dlq_retention,
-                 r.completed_retention, r.group_max_running, r.group_rate, r.max_running, r.rate, r.group_order,
-                 r.group_turns, clock_timestamp(), session_user
+                 r.dead_letter, r.aging_interval, r.max_depth,
+                 case when r.max_depth is not null then awa._free_depth_note(v_queue_id) end, r.failed_retention,
+                 r.dlq_retention, r.completed_retention, r.group_max_running, r.group_rate, r.max_running, r.rate,
+                 r.group_order, r.group_turns, clock_timestamp(), session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
   if v_checked ? 'shards' then
@@ -45,6 +46,28 @@ begin
 end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';
+
+-- The note for looks at the depth of a queue: its own, or else one that no other queue has.
+-- That of the fewest queues, where each is taken.
+-- Why: two queues of one note overwrite each other's looks, and look at each call. Two that get their notes at the same
+-- moment may get the same; the next change of one cures that.
+create or replace function awa._free_depth_note(queue_id bigint) returns smallint
+language sql
+as $$
+  select u.note::smallint
+    from (
+      select n as note, 0 as others, 0 as own from generate_series(0, 15) n
+      union all
+      select s.depth_note, (s.queue_id <> _free_depth_note.queue_id)::int, (s.queue_id = _free_depth_note.queue_id)::int
+        from awa.queue_settings s
+       where s.depth_note is not null
+    ) u
+   group by u.note
+   order by sum(u.others), sum(u.own) desc, u.note
+   limit 1
+$$;
+comment on function awa._free_depth_note is
+  'The note for looks at the depth of a queue: its own, or else one that no other queue has';
 
 -- Lets claims look at the limits of a queue from now on, where it has some; checks that they fit its shards.
 -- The caller has locked its settings. Where limits wait for more room, its workers are woken.
