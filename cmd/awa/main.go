@@ -25,6 +25,7 @@ const usage = `usage: awa COMMAND [ARGS]
   awa work        run a program for each job
   awa schedules   list schedules, with their next and last times; pause, resume or trigger one
   awa metrics     serve metrics for Prometheus
+  awa ui          serve pages that show the queue
   awa demo        hash files as jobs, on a throw-away PostgreSQL server
   awa selftest    show that what others do in the database does not slow the queue
   awa sql         print the installation as one SQL file, for psql
@@ -100,6 +101,7 @@ job now. To list needs the role awa_reader, to change awa_operator.
 Exit status: 0 done; 1 it failed, or there is no such schedule; 2 the command line is wrong.
 `,
 	"metrics": metricsUsage,
+	"ui":      uiUsage,
 	"sql": `usage: awa sql [--uninstall]
 
 Prints what awa migrate does, or with --uninstall what awa uninstall does, as one file for psql:
@@ -161,6 +163,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runSchedules(ctx, args, stdout, stderr)
 	case "metrics":
 		err = runMetrics(ctx, args, stdout, stderr)
+	case "ui":
+		err = runUI(ctx, args, stdout, stderr)
 	case "sql":
 		err = runSQL(args, stdout, stderr)
 	case "uninstall":

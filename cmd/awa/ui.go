@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/awa-pg/awa/cmd/awa/internal/mask"
+	"github.com/awa-pg/awa/cmd/awa/ui"
+	"github.com/awa-pg/awa/internal/dburl"
+)
+
+const uiUsage = `usage: awa ui [--listen ADDRESS] [--database-url URL]... [--base-path PATH]
+              [--trusted-proxy NETWORK]... [--host NAME]...
+              [--mask PATTERN]...
+
+Serves pages that show the queue: its health, counts, statistics, jobs, and why a job does not run. It reads
+as a member of awa_reader, and changes nothing. Also /healthz, which answers 200 while this program runs.
+
+  --listen ADDRESS         where to listen: host:port (127.0.0.1:8080). Others than this machine are refused
+  --database-url URL       of a database; once for each of several
+  --base-path PATH         the path below which a proxy shows the pages: /awa
+  --trusted-proxy NETWORK  an address, or a network as 10.0.0.0/8, whose X-Forwarded-Prefix is believed
+  --host NAME              a name under which browsers know the pages, beside those of this machine
+  --mask PATTERN           a key, as email or *phone*, whose values are not shown, beside those of passwords,
+                           tokens and the like
+
+Exit status: 0 it was stopped by a signal; 1 it can't listen there, or a URL is wrong; 2 the command line
+is wrong.
+`
+
+// uiFlags are what the command line says about the pages.
+type uiFlags struct {
+	listen       string
+	databaseURLs []string
+	basePath     string
+	proxies      []netip.Prefix
+	hosts        []string
+	masks        []string
+}
+
+// urlList is a flag that may be given several times; each value is added to what the flag had at first, if that was set
+// by the command line.
+type urlList struct{ to *[]string }
+
+func (u urlList) String() string         { return "" }
+func (u urlList) Set(value string) error { *u.to = append(*u.to, value); return nil }
+
+func (f *uiFlags) define(flags *flag.FlagSet) {
+	flags.Lookup("database-url").Value = urlList{&f.databaseURLs}
+	flags.Func("listen", "", func(value string) error {
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			return errors.New("should be host:port, as 127.0.0.1:8080")
+		}
+		f.listen = value
+		return nil
+	})
+	flags.Func("base-path", "", func(value string) error {
+		if value = strings.TrimRight(value, "/"); value != "" && !ui.ValidPrefix(value) {
+			return errors.New("should be a path, as /awa")
+		}
+		f.basePath = value
+		return nil
+	})
+	flags.Func("trusted-proxy", "", func(value string) error {
+		network, err := netip.ParsePrefix(value)
+		if err != nil {
+			address, err := netip.ParseAddr(value)
+			if err != nil {
+				return errors.New("should be an address, as 10.0.0.7, or a network, as 10.0.0.0/8")
+			}
+			network = netip.PrefixFrom(address, address.BitLen())
+		}
+		f.proxies = append(f.proxies, network.Masked())
+		return nil
+	})
+	flags.Func("mask", "", func(value string) error {
+		_, err := mask.New(value)
+		f.masks = append(f.masks, value)
+		return err
+	})
+	flags.Func("host", "", func(value string) error {
+		if value == "" || strings.ContainsAny(value, "/ ") {
+			return errors.New("should be the name of a host, as queue.example.com")
+		}
+		f.hosts = append(f.hosts, strings.ToLower(value))
+		return nil
+	})
+}
+
+// isLoopback says whether an address to listen at is reached from this machine alone.
+func isLoopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	address, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && address.Unmap().IsLoopback()
+}
+
+func runUI(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	f := uiFlags{listen: "127.0.0.1:8080"}
+	_, databaseURL, err := parse("ui", args, 0, stdout, stderr, f.define)
+	if err != nil {
+		return err
+	}
+	if len(f.databaseURLs) == 0 && databaseURL != "" {
+		f.databaseURLs = []string{databaseURL}
+	}
+	if len(f.databaseURLs) == 0 {
+		return errors.New("which database? Pass --database-url, or set DATABASE_URL, as in\n" +
+			"\tawa ui --database-url postgres://user:password@localhost:5432/mydb")
+	}
+	hideAll(f.databaseURLs, stdout, stderr)
+	if !isLoopback(f.listen) {
+		return errors.New("the pages ask for no login, so they can be served to this machine alone: listen at 127.0.0.1")
+	}
+	errorLog := &sharedWriter{w: stderr}
+	site, err := newUISite(ctx, f, slog.New(slog.NewTextHandler(errorLog, nil)))
+	if err != nil {
+		return err
+	}
+	defer site.close()
+	listener, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return errors.New("can't listen there: see --listen") // the error shows the argument
+	}
+	server := &http.Server{
+		Handler: site, ErrorLog: log.New(errorLog, "awa ui: ", log.LstdFlags), ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx }, // a signal ends what is being read
+	}
+	fmt.Fprintf(stdout, "serving the pages at http://%s%s/\n", listener.Addr(), f.basePath)
+	return serveUntilStopped(ctx, server, listener)
+}
+
+// serveUntilStopped serves until the context ends, and then gives requests two seconds to finish.
+func serveUntilStopped(ctx context.Context, server *http.Server, listener net.Listener) error {
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		finish, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(finish) != nil {
+			server.Close()
+		}
+	})
+	err := server.Serve(listener)
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return err
+}
+
+// hideAll has nothing of the URLs printed that may be a piece of a password.
+func hideAll(databaseURLs []string, writers ...io.Writer) {
+	var texts []string
+	for _, databaseURL := range databaseURLs {
+		texts = append(texts, dburl.NotPlain(databaseURL)...)
+	}
+	for _, w := range writers {
+		if p, ok := w.(*printable); ok {
+			p.hide(texts)
+		}
+	}
+}
+
+// uiPool returns the connections of the pages to a database: few, and made when they are needed.
+func uiPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
+	cfg, err := dburl.ParsePool(databaseURL)
+	if err != nil {
+		return nil, explain(err)
+	}
+	cfg.MinConns, cfg.MaxConns = 0, 4
+	cfg.ConnConfig.RuntimeParams["application_name"] = "awa ui"
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return pool, nil
+}

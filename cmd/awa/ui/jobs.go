@@ -1,0 +1,176 @@
+package ui
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// jobRow is a job of a list. Of what a producer or a worker may have made large, it has the beginning.
+type jobRow struct {
+	ID                             int64
+	Kind, Queue, State             string
+	Priority, Attempt, MaxAttempts int
+	CreatedAt, RunAt               time.Time
+	AttemptedAt, FinalizedAt       *time.Time
+	Tags                           []string
+	GroupKey, Args, Error          *string
+}
+
+// jobColumns reads no large argument: to cut it, the server would have to take all of it apart.
+const jobColumns = `
+	j.id, j.kind, j.queue, j.state::text, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at, j.attempted_at,
+	j.finalized_at, j.tags[1:5], left(j.group_key, 100),
+	case when pg_column_size(j.args) <= 4000 then left(j.args::text, 200)
+	     else '(' || pg_size_pretty(pg_column_size(j.args)::bigint) || ')' end,
+	case when pg_column_size(j.errors) <= 100000 then left(j.errors -> -1 ->> 'error', 200)
+	     else '(' || pg_size_pretty(pg_column_size(j.errors)::bigint) || ')' end`
+
+const (
+	jobsSQL = `
+		select ` + jobColumns + `
+		  from awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5, tag => $6,
+		         args => $7, group_key => $8) j`
+	// list_jobs has no filter by time, and scan_jobs returns ids.
+	scanSQL = `
+		select s.next_before_id, coalesce(s.job_ids[1:$3], '{}'), coalesce(cardinality(s.job_ids), 0) > $3
+		  from awa.scan_jobs(filter => $1, before_id => $2) s`
+	foundSQL = `
+		select ` + jobColumns + `
+		  from unnest($1::bigint[]) i(id)
+		 cross join lateral awa.job(i.id) j
+		 order by j.id desc`
+)
+
+// states are those that a filter offers.
+var states = []string{"available", "scheduled", "retryable", "running", "completed", "failed", "cancelled", "dead"}
+
+// jobsLength is how many jobs a page has.
+const jobsLength = 50
+
+// filter is what jobs are looked for by. All of it but the arguments is in the address.
+type filter struct {
+	Queue    *string `json:"queue,omitempty"`
+	State    *string `json:"state,omitempty"`
+	Kind     *string `json:"kind,omitempty"`
+	Before   *string `json:"before,omitempty"`
+	Tag      *string `json:"tag,omitempty"`
+	GroupKey *string `json:"group_key,omitempty"`
+
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+type jobsView struct {
+	*page
+	States  []string
+	Args    string
+	Refused string // what is wrong with the filter
+	Jobs    panel[jobsFound]
+	Older   string // the address of the next page, or ""
+}
+
+// jobsFound is a page of jobs, and the id before which the next page begins, or nil.
+type jobsFound struct {
+	Rows []jobRow
+	Next *int64
+}
+
+func jobsPage(p *page) (string, any) {
+	p.Title, p.Section = "Jobs", "jobs"
+	v := jobsView{page: p, States: states, Args: p.args}
+	f := filter{
+		Queue: optional(clean(p.Get("queue"))), State: optional(p.Get("state")), Kind: optional(clean(p.Get("kind"))),
+		Tag: optional(clean(p.Get("tag"))), GroupKey: optional(clean(p.Get("group"))),
+	}
+	before, refused := idOf(p.Get("before"))
+	if f.State != nil && !slices.Contains(states, *f.State) {
+		refused = "There is no such state."
+	}
+	if text := strings.TrimSpace(p.Get("until")); text != "" {
+		until, err := parseTime(text)
+		if err != nil {
+			refused = "A time is written as 2026-12-01 10:30, in UTC."
+		}
+		f.Before = optional(until.Format(time.RFC3339Nano))
+	}
+	if args := strings.TrimSpace(p.args); args != "" {
+		if !json.Valid([]byte(args)) {
+			refused = "The arguments are no JSON."
+		}
+		f.Args = json.RawMessage(args)
+	}
+	if v.Refused = refused; refused != "" {
+		p.status = 400
+		return "jobs", v
+	}
+	hint := "Narrow the filter: name a state and a queue."
+	v.Jobs = read(p, hint, func(q queryer) (jobsFound, error) {
+		if f.Before != nil {
+			return f.scan(q, before)
+		}
+		return f.list(q, before)
+	})
+	for _, row := range v.Jobs.Data.Rows {
+		maskText(p.h.masker, row.Args)
+		maskText(p.h.masker, row.Error)
+	}
+	if next := v.Jobs.Data.Next; next != nil {
+		v.Older = p.Here("before", strconv.FormatInt(*next, 10))
+	}
+	return "jobs", v
+}
+
+// list returns a page by list_jobs.
+func (f filter) list(q queryer, before *int64) (found jobsFound, err error) {
+	found.Rows, err = rowsOf[jobRow](q, jobsSQL, f.Queue, f.State, f.Kind, before, jobsLength, f.Tag, f.Args, f.GroupKey)
+	// A page that is not full may be the last one, or one with large jobs.
+	if n := len(found.Rows); n > 0 {
+		found.Next = &found.Rows[n-1].ID
+	}
+	return found, err
+}
+
+// scan returns a page of a filter that list_jobs does not have. It may be empty before the last one.
+func (f filter) scan(q queryer, before *int64) (found jobsFound, err error) {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return found, err
+	}
+	var ids []int64
+	var isMore bool
+	if err := q.QueryRow(q, scanSQL, text, before, jobsLength).Scan(&found.Next, &ids, &isMore); err != nil {
+		return found, err
+	}
+	if isMore {
+		found.Next = &ids[len(ids)-1]
+	}
+	found.Rows, err = rowsOf[jobRow](q, foundSQL, ids)
+	return found, err
+}
+
+// idOf reads the id of a job.
+func idOf(text string) (id *int64, refused string) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return nil, ""
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return nil, "The id of a job is a whole number."
+	}
+	return &n, ""
+}
+
+// parseTime reads a time in UTC, as people and browsers write it.
+func parseTime(text string) (at time.Time, err error) {
+	for _, layout := range []string{
+		time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02",
+	} {
+		if at, err = time.Parse(layout, strings.TrimSuffix(text, " UTC")); err == nil {
+			return at.UTC(), nil
+		}
+	}
+	return at, err
+}

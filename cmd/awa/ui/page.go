@@ -1,0 +1,94 @@
+package ui
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// page is a request for a page, and what every page shows.
+type page struct {
+	h      *Handler
+	ctx    context.Context // of the reader: a reader who leaves cancels what is being read
+	base   string          // what each link begins with
+	user   User
+	path   string
+	query  url.Values
+	args   string // the filter by arguments, which is in no URL
+	status int
+
+	Title    string
+	Section  string // of the navigation
+	Database string
+	Home     string
+}
+
+// Link returns the address of a page: a path, and names and values of parameters. Empty values are left out. All
+// addresses on the pages come from here.
+func (p *page) Link(path string, pairs ...string) string {
+	values := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			values.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return p.link(path, values)
+}
+
+func (p *page) link(path string, values url.Values) string {
+	link := p.base + path
+	if query := values.Encode(); query != "" {
+		link += "?" + query
+	}
+	return link
+}
+
+// Here returns the address of this page with parameters set, or removed where the value is empty.
+func (p *page) Here(pairs ...string) string {
+	values := url.Values{}
+	for name, value := range p.query {
+		if len(value) > 0 && value[0] != "" {
+			values.Set(name, value[0])
+		}
+	}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if values.Del(pairs[i]); pairs[i+1] != "" {
+			values.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return p.link(p.path, values)
+}
+
+// Asset returns the address of a file of the pages, which changes with its content.
+func (p *page) Asset(name string) string { return p.Link("/assets/"+name, "v", assetVersion) }
+
+// User is the name of who reads.
+func (p *page) User() string { return p.user.Name }
+
+// Get returns a parameter of the address.
+func (p *page) Get(name string) string { return p.query.Get(name) }
+
+// messagePage says one thing.
+type messagePage struct {
+	*page
+	Message string
+}
+
+func (p *page) message(text string) messagePage {
+	p.Title = "Not here"
+	return messagePage{p, text}
+}
+
+// send renders a page in memory, so that one that fails is not sent by half, and sends it.
+func (p *page) send(w http.ResponseWriter, status int, template string, data any) {
+	var body bytes.Buffer
+	if err := templates[template].ExecuteTemplate(&body, "layout", data); err != nil {
+		p.h.options.Log.ErrorContext(p.ctx, "the page can't be rendered", "page", template, "error", err)
+		http.Error(w, "This page can't be shown.", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(body.Bytes()) // an error says that the reader has left
+}
