@@ -1,6 +1,6 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
-## make test-matrix pass the tests on PostgreSQL 15, 16, 17 and 18, which it fetches; MATRIX="-v 18" for
+## make test-matrix pass the tests on PostgreSQL 15, 16, 17 and 18, which it fetches, and pg_upgrade; MATRIX="-v 18" for
 ##                 some of them
 ## make models     check the models of docs/models with SPIN, in some five minutes
 ## make chaos      kill, stop and starve a server of its own under load, in some forty minutes:
@@ -35,6 +35,7 @@ test:
 	@files=$$(find . -name '*.go' -not -path './gen/*' -exec gofmt -l {} +) || exit 1; \
 		test -z "$$files" || { printf 'not formatted with gofmt:\n%s\n' "$$files"; exit 1; }
 	go vet ./... ./cmd/awa/... ./otelawa/...
+	go vet -tags pgupgrade ./sql
 	cd bench && go vet ./...
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh

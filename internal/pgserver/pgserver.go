@@ -74,6 +74,8 @@ type Config struct {
 	// one of the machine. It turns jit off, too: to compile a plan takes longer
 	// than to run it on the few rows of a test.
 	Durable bool
+
+	checksums string // of the data: on, off, or as initdb has it
 }
 
 // Server is a running PostgreSQL server.
@@ -232,22 +234,6 @@ func (s *Server) follow(ctx context.Context, standby *Server) error {
 	return standby.Resume(ctx)
 }
 
-// Upgrade has pg_upgrade make a new server of this one, and ends this one. Not each set of binaries has pg_upgrade.
-func (s *Server) Upgrade(ctx context.Context) (*Server, error) {
-	next, err := Start(ctx, Config{BinDir: s.binaries.Dir})
-	if err != nil {
-		return nil, err
-	}
-	s.proc.terminate()
-	next.proc.terminate()
-	out, err := next.command(filepath.Join(s.binaries.Dir, "pg_upgrade"), "-U", superuser, "-b", s.binaries.Dir,
-		"-B", s.binaries.Dir, "-d", s.dataDir(), "-D", next.dataDir()).CombinedOutput()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pg_upgrade: %w%s", err, indent(tail(out))), os.RemoveAll(next.dir))
-	}
-	return next, next.run(ctx)
-}
-
 // start fills the directory and starts the server in it. It sets s.proc as
 // soon as there is a process to end.
 func (s *Server) start(ctx context.Context, cfg Config) error {
@@ -288,6 +274,12 @@ func (s *Server) initdb(ctx context.Context, cfg Config) error {
 	}
 	if !cfg.Durable {
 		args = append(args, "--no-sync")
+	}
+	switch {
+	case cfg.checksums == "on":
+		args = append(args, "--data-checksums")
+	case cfg.checksums == "off" && s.binaries.major >= 18: // where they are the default
+		args = append(args, "--no-data-checksums")
 	}
 	cmd := s.command(filepath.Join(s.binaries.Dir, "initdb"), args...)
 	// Wait returns when the last writer has closed the output. The server
