@@ -70,6 +70,10 @@ check() {
 			"or \"cpan TAP::Parser::SourceHandler::pgTAP\"")
 		packages+=(libtap-parser-sourcehandler-pgtap-perl)
 	fi
+	if ! python3 -m pip --version >/dev/null 2>&1; then # lint.sh fetches pgspot with it
+		missing+=("no pip for python3: install python3-pip")
+		packages+=(python3-pip)
+	fi
 	# The package is for the Python of the system, which another one may hide.
 	if ! python3 -c 'import psycopg' 2>/dev/null && ! /usr/bin/python3 -c 'import psycopg' 2>/dev/null; then
 		missing+=("no psycopg for python3: install python3-psycopg, or \"pip install psycopg[binary]\"")
