@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/awa-pg/awa/cmd/awa/internal/mask"
 )
 
 // jobRow is a job of a list. Of what a producer or a worker may have made large, it has the beginning.
@@ -112,14 +114,19 @@ func jobsPage(p *page) (string, any) {
 		}
 		return f.list(q, before)
 	})
-	for _, row := range v.Jobs.Data.Rows {
-		maskText(p.h.masker, row.Args)
-		maskText(p.h.masker, row.Error)
-	}
+	v.Jobs.Data.mask(p.h.masker)
 	if next := v.Jobs.Data.Next; next != nil {
 		v.Older = p.Here("before", strconv.FormatInt(*next, 10))
 	}
 	return "jobs", v
+}
+
+// mask hides what is not to be seen.
+func (found jobsFound) mask(masker *mask.Masker) {
+	for _, row := range found.Rows {
+		maskText(masker, row.Args)
+		maskText(masker, row.Error)
+	}
 }
 
 // list returns a page by list_jobs.

@@ -18,6 +18,8 @@ type page struct {
 	args   string // the filter by arguments, which is in no URL
 	status int
 
+	patience int // how many times as long as usual a statement may take; 0 for 1
+
 	Title    string
 	Section  string // of the navigation
 	Database string

@@ -16,6 +16,9 @@ func (p *page) Tab(section, path, text string) tab {
 // JobLink returns the address of a job.
 func (p *page) JobLink(id int64) string { return p.Link("/job/" + strconv.FormatInt(id, 10)) }
 
+// WorkerLink returns the address of a worker.
+func (p *page) WorkerLink(id int64) string { return p.Link("/worker", "id", strconv.FormatInt(id, 10)) }
+
 // queueTable is what the table of queues is made of.
 type queueTable struct {
 	Page *page

@@ -47,7 +47,7 @@ func read[T any](p *page, hint string, do func(queryer) (T, error)) panel[T] {
 // transaction runs what is given as the user: with the user's role, within the time for a panel, and with the names of
 // PostgreSQL alone where no schema is named. All of it ends with the transaction, so that it holds behind pgbouncer.
 func (p *page) transaction(mode pgx.TxAccessMode, do func(queryer) error) error {
-	timeout := p.h.options.Timeout
+	timeout := p.h.options.Timeout * time.Duration(max(p.patience, 1))
 	ctx, cancel := context.WithTimeout(p.ctx, 2*timeout+time.Second) // waits for a connection, too
 	defer cancel()
 	return pgx.BeginTxFunc(ctx, p.h.pool, pgx.TxOptions{AccessMode: mode}, func(tx pgx.Tx) error {

@@ -105,6 +105,8 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 	h := &Handler{pool: pool, options: options, masker: masker}
 	h.routes = map[string]view{
 		"/": overviewPage, "/queues": queuesPage, "/queue": queuePage, "/jobs": jobsPage,
+		"/dead": deadPage, "/schedules": schedulesPage, "/schedule": schedulePage, "/workers": workersPage,
+		"/worker": workerPage, "/segments": segmentsPage, "/changes": changesPage, "/audit": auditPage,
 	}
 	if options.Prefix != "" {
 		if !ValidPrefix(options.Prefix) {

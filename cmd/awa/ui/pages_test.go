@@ -1,0 +1,74 @@
+package ui
+
+import (
+	"html"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// next is the address of the next page of a list.
+var next = regexp.MustCompile(`href="([^"]*)" rel="next"`)
+
+// all reads a list page by page, and returns what is found in it, each thing once.
+func (s *site) all(address string, what *regexp.Regexp) map[string]bool {
+	s.t.Helper()
+	found := map[string]bool{}
+	for pages := 0; address != "" && pages < 20; pages++ {
+		text := s.page(address)
+		for _, match := range what.FindAllStringSubmatch(text, -1) {
+			assert.False(s.t, found[match[1]], "shown twice: %s", match[1])
+			found[match[1]] = true
+		}
+		address = ""
+		if match := next.FindStringSubmatch(text); match != nil {
+			address = html.UnescapeString(match[1])
+		}
+	}
+	return found
+}
+
+// The lists of schedules, workers, dead letters and changes have pages, and those of what has a name can be searched.
+func TestListsArePaged(t *testing.T) {
+	s := newSite(t, Options{})
+	s.execute(
+		`select awa.schedule('schedule ' || lpad(n::text, 3, '0'), 'q', 'k', every => '1 hour')
+		   from generate_series(1, 120) n`,
+		`select awa.register_worker('worker ' || lpad(n::text, 3, '0'), '{q}') from generate_series(1, 120) n`,
+		`select awa.discard_job(awa.enqueue('q', 'k'), 'no') from generate_series(1, 120)`,
+		`select awa.start_change('cancel', '{"queue": "nothing"}') from generate_series(1, 120)`)
+	assert.Len(t, s.all("/schedules", regexp.MustCompile(`>(schedule \d+)</a>`)), 120)
+	assert.Len(t, s.all("/workers", regexp.MustCompile(`<td>(worker \d+)</td>`)), 120)
+	assert.Len(t, s.all("/dead", regexp.MustCompile(`<a href="/job/(\d+)">`)), 120)
+	assert.Len(t, s.all("/changes", regexp.MustCompile(`<th scope="row">(\d+)</th>`)), 120)
+	assert.Len(t, s.all("/schedules?search=LE+07", regexp.MustCompile(`>(schedule \d+)</a>`)), 10)
+	assert.Len(t, s.all("/workers?search=er+07", regexp.MustCompile(`<td>(worker \d+)</td>`)), 10)
+	assert.Empty(t, s.all("/dead?queue=other", regexp.MustCompile(`<a href="/job/(\d+)">`)))
+}
+
+// A schedule says when it fires next, and why it does not; a worker what it runs; a change who made it.
+func TestWhatPagesSay(t *testing.T) {
+	s := newSite(t, Options{})
+	s.fill()
+	report := s.page("/schedule?name=nightly%2Freport")
+	assert.Contains(t, report, "at 03:00")
+	assert.Equal(t, 10, strings.Count(report, "<li><time"))
+	often := s.page("/schedule?name=often")
+	assert.Contains(t, often, "not now")
+	assert.Equal(t, 404, s.get("/schedule?name=gone").Code)
+
+	worker := regexp.MustCompile(`href="(/worker\?id=\d+)"`).FindStringSubmatch(s.page("/workers"))
+	assert.Regexp(t, `<a href="/job/\d+">\d+</a> <b>kind</b> in q, attempt 1`, s.page(worker[1]))
+	assert.Equal(t, 404, s.get("/worker?id=999").Code)
+	assert.Equal(t, 404, s.get("/worker?id=x").Code)
+
+	assert.Contains(t, s.page("/dead"), `<p class="error">no</p>`)
+	assert.Contains(t, s.page("/changes"), "ada")
+	segments := s.page("/segments")
+	assert.Equal(t, 4, strings.Count(segments, "<b>segment "))
+	assert.Equal(t, 1, strings.Count(segments, `>current</span>`))
+	assert.NotContains(t, s.page("/audit"), "No job is missing")
+	assert.Contains(t, s.page("/audit?run=1"), "No job is missing")
+}
