@@ -27,7 +27,7 @@ return format('%s: %s to %s, after %s %s, newest %s, read %s, full %s', w.lane_s
 create function pg_temp.next(now pg_snapshot, jobs int, is_first boolean, part awa._window_row) returns text
 language sql
 return pg_temp.brief(awa._next_part((select r.current_segment from awa.ring r),
-  awa._lane(awa._queue_id(pg_temp.q()), 2), now, part, jobs, is_first, 99::smallint, '1:1:', false, false));
+  awa._lane(awa._queue_id(pg_temp.q()), 2), now, part, jobs, is_first, 99::smallint, '1:1:', false, false, now()));
 create function pg_temp.window(now pg_snapshot) returns awa._window_row
 language sql
 return awa._open_window((select r.current_segment from awa.ring r), awa._lane(awa._queue_id(pg_temp.q()), 2),

@@ -169,7 +169,7 @@ begin
       v_large := least(v_part.bytes / 8192, 2000);
     end if;
     v_window := awa._next_part(terms.segment, lane, now, v_window, 0, true, terms.cleaned, terms.cleaned_until, true,
-      terms.has_others);
+      terms.has_others, terms.began_at);
     entries := entries + greatest(v_window.passed, v_large);
     is_read := v_window.is_read;
   end loop;

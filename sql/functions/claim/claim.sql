@@ -21,11 +21,11 @@ select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_x
 comment on view awa._window_row is
   'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
 
--- The facts of a shard that a claim needs before it reads entries.
+-- The facts of a shard that a claim needs before it reads entries. began_at: when the call began.
 create or replace view awa._terms_row as
 select q.queue_id, s.claim_bytes::bigint, c.segment, c.segment as cleaned, c.hi as cleaned_until, c.job_ids as lanes,
        q.has_tombstones, q.may_expire, q.has_limits, q.has_limits as limits_groups, q.has_limits as is_there,
-       q.has_limits as has_others, c.claimed_at, c.lease_until, c.deadline_at
+       q.has_limits as has_others, c.claimed_at, c.lease_until, c.deadline_at, c.claimed_at as began_at
   from awa.queues q, awa.settings s, awa.lease_claims c
  where false;
 comment on view awa._terms_row is
@@ -80,7 +80,7 @@ begin
   <<shards>>
   while v_shards[1] is not null loop -- the newest comes first
     v_now := awa._snapshot();
-    v_terms := awa._claim_terms(queue, v_shards[1], v_now, lease);
+    v_terms := awa._claim_terms(queue, v_shards[1], v_now, lease, v_terms.began_at);
     if v_terms.has_limits then
       v_limits := awa._whole_limits(v_terms, v_shards[1], v_now, v_room);
       if v_limits.most is null then
@@ -88,6 +88,8 @@ begin
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         exit when v_jobs > 0 or not v_terms.has_others;
+        v_passed := awa._walked(v_terms);
+        exit when v_passed > 0;
         v_shards := awa._take_shard(v_terms.queue_id, v_shards, false) || v_shards;
         continue;
       end if;
@@ -142,7 +144,7 @@ begin
         v_room := v_room - v_jobs;
         exit shards when v_room = 0;
         v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = v_most,
-          v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire, v_terms.has_others);
+          v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire, v_terms.has_others, v_terms.began_at);
         v_bytes := v_bytes - v_window.bytes;
         v_passed := v_passed + v_window.passed;
         exit shards when v_window.is_full or v_bytes <= 0 or v_passed >= 1000;
@@ -156,10 +158,8 @@ begin
     perform awa._store_limits(v_limits.settings, v_limits.state, v_limits.state, v_terms.claimed_at, v_most - v_room,
       case when v_limits.has_slots then v_now end);
   end if;
-  if v_room < v_most or v_passed > 0 then -- only then it has read the terms
-    if not v_terms.is_there or v_passed >= 1000 then
-      perform awa._end_claim(queue, v_terms.is_there, v_room = v_most);
-    end if;
+  if v_passed >= 1000 or not v_terms.is_there and (v_room < v_most or v_passed > 0) then
+    perform awa._end_claim(queue, v_terms.is_there, v_room = v_most);
   end if;
 end
 $$;
@@ -263,6 +263,7 @@ comment on function awa._check_claim is 'Refuses invalid arguments of claim, and
 
 -- The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them.
 -- A paused queue has no lanes; of one with limits all are there, in no order. has_others: there are other shards.
+-- began_at: when the call began, if that was with another shard.
 -- Raises 55000.
 -- Why: in statements that begin after the snapshot. A session that pauses the queue, and then enqueues, can rely on the
 -- pause; and an entry that the snapshot shows lies in a lane that is seen here. A statement for each table costs less
@@ -271,7 +272,8 @@ create or replace function awa._claim_terms(
   queue text,
   shard bigint,
   now pg_snapshot,
-  lease interval
+  lease interval,
+  began_at timestamptz default null
 ) returns awa._terms_row
 language plpgsql
 as $$
@@ -284,6 +286,7 @@ declare
   v_aging interval;
 begin
   v_terms.claimed_at := clock_timestamp();
+  v_terms.began_at := coalesce(began_at, v_terms.claimed_at);
   v_terms.queue_id := awa._queue_id(queue);
   select s.claim_bytes into v_terms.claim_bytes from awa.settings s;
   select r.current_segment, coalesce(r.cleaned_segment, -1), r.cleaned_until, r.is_original
@@ -324,6 +327,34 @@ end
 $$;
 comment on function awa._claim_terms is
   'The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them';
+
+-- How many jobs count as passed in a shard of a queue with limits: 2,000 where the claim is to end.
+-- So it is when the time for buried entries is over, and the cursor of one of its lanes was moved past some.
+create or replace function awa._walked(terms awa._terms_row) returns int
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+  if clock_timestamp() > terms.began_at + awa._budget('250 milliseconds', 4) and (
+    select true
+      from unnest(terms.lanes) l(lane)
+     cross join lateral (
+        select c.claimed_at, c.job_ids
+          from awa.lease_claims c
+         where c.segment = terms.segment and c.lane = l.lane
+         order by c.lane_seq desc
+         limit 1
+      ) c
+     where c.claimed_at >= terms.claimed_at and c.job_ids = '{}'
+     limit 1
+  ) then
+    return 2000;
+  end if;
+  return 0;
+end
+$$;
+comment on function awa._walked is
+  'How many jobs count as passed in a shard of a queue with limits: 2,000 where the claim is to end';
 
 -- The lanes of a shard in the order in which a claim serves them.
 create or replace function awa._in_order(terms awa._terms_row, now pg_snapshot, aging interval) returns bigint[]

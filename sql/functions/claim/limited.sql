@@ -134,7 +134,7 @@ begin
         v_room := v_room - v_jobs;
         exit rounds when v_room = 0;
         v_window := awa._next_part(terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
-          terms.cleaned, terms.cleaned_until, true, terms.has_others);
+          terms.cleaned, terms.cleaned_until, true, terms.has_others, terms.began_at);
         v_bytes := v_bytes - v_window.bytes;
         v_scanned := v_scanned + v_jobs + v_window.passed;
         exit rounds when v_window.is_full;

@@ -290,7 +290,8 @@ comment on function awa._read_part is 'The first entries of a part of a window, 
 
 -- The part of a window that comes after a part of which so many jobs were taken.
 -- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes are those of the part.
--- passed: how many of its jobs had expired; 2,000 where the time for buried entries is over, so that the claim ends.
+-- passed: how many of its jobs had expired; 2,000 where the time for buried entries is over, and the cursor was moved,
+-- so that the claim ends. That time runs from began_at, when the call began, for all lanes and shards.
 -- may_expire: more jobs may have been taken from the lane, which had expired. Moves the cursor past many buried
 -- entries; and where a lane was read to its end for nothing, and that took long (a large enqueue was rolled back), or
 -- there are others, and buried entries in this one of several shards: the next claim does not go that way again.
@@ -304,7 +305,8 @@ create or replace function awa._next_part(
   cleaned smallint,
   cleaned_until pg_snapshot,
   may_expire boolean,
-  has_others boolean
+  has_others boolean,
+  began_at timestamptz
 ) returns awa._window_row
 language plpgsql
 as $$
@@ -319,7 +321,7 @@ begin
   part.bytes := 0;
   part.passed := 0;
   if part.most is not null then
-    v_until := part.began_at + awa._budget('250 milliseconds', 4);
+    v_until := began_at + awa._budget('250 milliseconds', 4);
   end if;
   if jobs > 0 or may_expire then
     select c.pos_xid, c.pos_id, c.bytes, c.lo, cardinality(c.job_ids) as items into v_claim
@@ -370,7 +372,7 @@ begin
       or part.lane_seq = part.from_seq
         and (has_others and part.is_buried or clock_timestamp() - part.began_at > interval '10 milliseconds')
     then
-      perform awa._move_cursor(segment, lane, part.lane_seq + 1, now);
+      part.lane_seq := awa._move_cursor(segment, lane, part.lane_seq + 1, now);
     end if;
   elsif v_is_read then
     part.lo := part.hi;
@@ -379,7 +381,7 @@ begin
     part.at_id := 0;
     part.is_newest := true;
   end if;
-  if clock_timestamp() > v_until and part.lane_seq > part.from_seq and not part.is_read then
+  if clock_timestamp() > v_until and part.lane_seq > part.from_seq then
     part.passed := 2000; -- the next claim goes on behind what this one has noted
   end if;
   return part;
