@@ -23,7 +23,14 @@ const usage = `usage: awa COMMAND [ARGS]
   awa migrate     install Awa in a database, or bring it up to date
   awa doctor      say what is wrong with an installation, and what to do
   awa work        run a program for each job
+  awa jobs        list jobs by queue, state, kind, tag, group or args
+  awa job         show a job, and say why it is not running
+  awa queues      list queues with their counts; show one with its settings
   awa schedules   list schedules, with their next and last times; pause, resume or trigger one
+  awa dlq         list dead letters
+  awa workers     list workers
+  awa health      say what is wrong in the database, and what to do
+  awa audit       check that no job is missing
   awa metrics     serve metrics for Prometheus
   awa ui          serve pages that show the queue
   awa demo        hash files as jobs, on a throw-away PostgreSQL server
@@ -86,7 +93,7 @@ tried again.
 
 Exit status: 0 it was stopped by a signal, and all was answered; 1 it failed; 2 the command line is wrong.
 `,
-	"schedules": `usage: awa schedules [list] [--json]
+	"schedules": `usage: awa schedules [list] [--json] [--watch] [--every DURATION] [--mask PATTERN]
        awa schedules next NAME [-n N]
        awa schedules explain NAME
        awa schedules pause NAME [REASON]
@@ -96,10 +103,19 @@ Exit status: 0 it was stopped by a signal, and all was answered; 1 it failed; 2 
 
 Lists schedules with their next and last times, in the zone of each, their last jobs, and how they are;
 says when one fires next, N times (5), and why it does not fire; pauses and resumes one; or enqueues its
-job now. To list needs the role awa_reader, to change awa_operator.
+job now. To list needs the role awa_reader, to change awa_operator. awa help jobs says what --watch, --every
+and --mask do.
 
-Exit status: 0 done; 1 it failed, or there is no such schedule; 2 the command line is wrong.
+Exit status: 0 done, or a signal has ended --watch; 1 it failed, or there is no such schedule; 2 the command
+line is wrong.
 `,
+	"jobs":    jobsUsage,
+	"job":     jobUsage,
+	"queues":  queuesUsage,
+	"dlq":     dlqUsage,
+	"workers": workersUsage,
+	"health":  healthUsage,
+	"audit":   auditUsage,
 	"metrics": metricsUsage,
 	"ui":      uiUsage,
 	"sql": `usage: awa sql [--uninstall]
@@ -161,6 +177,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runWork(ctx, args, stdout, stderr)
 	case "schedules":
 		err = runSchedules(ctx, args, stdout, stderr)
+	case "jobs":
+		err = runJobs(ctx, args, stdout, stderr)
+	case "job":
+		err = runJob(ctx, args, stdout, stderr)
+	case "queues":
+		err = runQueues(ctx, args, stdout, stderr)
+	case "dlq":
+		err = runDLQ(ctx, args, stdout, stderr)
+	case "workers":
+		err = runWorkers(ctx, args, stdout, stderr)
+	case "health":
+		status, err = runHealth(ctx, args, stdout, stderr)
+	case "audit":
+		status, err = runAudit(ctx, args, stdout, stderr)
 	case "metrics":
 		err = runMetrics(ctx, args, stdout, stderr)
 	case "ui":

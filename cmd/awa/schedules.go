@@ -11,30 +11,29 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/driver"
-	"github.com/awa-pg/awa/internal/dburl"
 )
 
 // schedulesCommand is a call of awa schedules.
 type schedulesCommand struct {
 	action, name, reason string
 	count                int // of next
-	asJSON               bool
+	view                 *view
 	client               *driver.Client
 	pool                 *pgxpool.Pool
 	stdout               io.Writer
 }
 
 func runSchedules(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := schedulesCommand{stdout: stdout}
-	operands, databaseURL, err := parse("schedules", args, 3, stdout, stderr, func(flags *flag.FlagSet) {
-		flags.BoolVar(&c.asJSON, "json", false, "")
+	v := newView("schedules", 10*time.Second, "", stdout, stderr)
+	c := schedulesCommand{stdout: stdout, view: v}
+	v.isTable = true
+	err := v.parse(args, 3, func(flags *flag.FlagSet) {
 		flags.Func("n", "", func(value string) (err error) {
 			if c.count, err = strconv.Atoi(value); err != nil || c.count < 1 || c.count > 1000 {
 				return errors.New("should be a number from 1 to 1,000")
@@ -45,24 +44,15 @@ func runSchedules(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	if err := c.take(operands); err != nil {
+	if err := c.take(v.operands); err != nil {
 		fmt.Fprintf(stderr, "awa schedules: %s\n%s", err, usages["schedules"])
 		return errUsage
 	}
-	if databaseURL == "" {
-		return errors.New("which database? Pass --database-url, or set DATABASE_URL, as in\n" +
-			"\tawa schedules --database-url postgres://user:password@localhost:5432/mydb")
+	if err := v.open(ctx); err != nil {
+		return err
 	}
-	cfg, err := dburl.ParsePool(databaseURL)
-	if err != nil {
-		return explain(err)
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return explain(err)
-	}
-	defer pool.Close()
-	c.client, c.pool = driver.NewClient(pool), pool
+	defer v.close()
+	c.client, c.pool = driver.NewClient(v.pool), v.pool
 	err = c.run(ctx)
 	if errors.Is(err, driver.ErrNoSuchSchedule) {
 		return errors.New("there is no schedule of this name\nawa schedules lists all of them")
@@ -92,8 +82,10 @@ func (c *schedulesCommand) take(operands []string) error {
 		return fmt.Errorf("%s takes fewer arguments; quote a name with spaces", c.action)
 	case isDatabaseURL(c.name):
 		return errors.New("the name is the URL of a database: pass that by --database-url")
-	case c.asJSON && c.action != "list":
+	case c.view.asJSON && c.action != "list":
 		return errors.New("--json is for list")
+	case (c.view.watch || len(c.view.masks) > 0) && c.action != "list":
+		return errors.New("--watch and --mask are for list")
 	case c.count != 0 && c.action != "next":
 		return errors.New("-n is for next")
 	}
@@ -104,7 +96,7 @@ func (c *schedulesCommand) take(operands []string) error {
 func (c *schedulesCommand) run(ctx context.Context) (err error) {
 	switch c.action {
 	case "list":
-		return c.list(ctx)
+		return c.view.again(ctx, func(ctx context.Context, _ pgx.Tx) (shown, error) { return c.list(ctx) })
 	case "next":
 		return c.next(ctx)
 	case "pause":
@@ -194,32 +186,30 @@ func newScheduleJSON(s driver.ScheduleInfo, state string) scheduleJSON {
 	}
 }
 
-func (c *schedulesCommand) list(ctx context.Context) error {
+func (c *schedulesCommand) list(ctx context.Context) (shown, error) {
 	schedules, err := c.client.ListSchedules(ctx)
 	if err != nil {
-		return err
+		return shown{}, err
 	}
 	var now time.Time // the server's: this machine's clock may be another one
 	if err := c.pool.QueryRow(ctx, "select pg_catalog.clock_timestamp()", pgx.QueryExecModeExec).Scan(&now); err != nil {
-		return err
+		return shown{}, err
 	}
-	if c.asJSON {
-		listed := make([]scheduleJSON, len(schedules))
-		for i, s := range schedules {
-			state, _ := stateOf(s, now)
-			listed[i] = newScheduleJSON(s, state)
-		}
-		encoder := json.NewEncoder(c.stdout)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(listed)
+	listed := make([]scheduleJSON, len(schedules))
+	for i, s := range schedules {
+		s.Args, s.Metadata = c.view.masker.JSON(s.Args), c.view.masker.JSON(s.Metadata)
+		s.Error = c.view.masker.Text(s.Error)
+		state, _ := stateOf(s, now)
+		listed[i] = newScheduleJSON(s, state)
 	}
+	return shown{listed, func(int) []string { return scheduleTable(schedules, now) }}, nil
+}
+
+func scheduleTable(schedules []driver.ScheduleInfo, now time.Time) []string {
 	if len(schedules) == 0 {
-		fmt.Fprintln(c.stdout, "There are no schedules.")
-		return nil
+		return []string{"There are no schedules."}
 	}
-	table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tTIMES\tNEXT\tLAST\tLAST JOB\tSTATE")
+	var rows [][]string
 	for _, s := range schedules {
 		times := s.Cron
 		if times == "" {
@@ -233,10 +223,13 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 		if why != "" {
 			state += ": " + why
 		}
-		fmt.Fprintf(table, "%s\t%s (%s)\t%s\t%s\t%s\t%s\n", oneLine(s.Name), oneLine(times), oneLine(s.Timezone),
-			inZone(s.NextAt, s.Timezone), inZone(s.LastAt, s.Timezone), lastJob, oneLine(state))
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%s (%s)", times, s.Timezone), inZone(s.NextAt, s.Timezone),
+			inZone(s.LastAt, s.Timezone), lastJob, state})
 	}
-	return table.Flush()
+	return table([]column{
+		{"NAME", false, 0}, {"TIMES", false, 0}, {"NEXT", false, 0}, {"LAST", false, 0}, {"LAST JOB", false, 0},
+		{"STATE", false, 0},
+	}, rows, 0)
 }
 
 // stateOf returns a word for how a schedule is at a time, and why.

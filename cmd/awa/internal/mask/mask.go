@@ -83,7 +83,14 @@ func matches(name string, pieces []string) bool {
 
 // JSON hides values in JSON, which may be cut off anywhere, and leaves all other bytes as they are. Strings in it may
 // hold JSON, too: see Text.
-func (m *Masker) JSON(text []byte) []byte {
+func (m *Masker) JSON(text []byte) []byte { return m.below(text, 0) }
+
+// Row is JSON for a row of a query, whose own keys are columns, and always shown.
+func (m *Masker) Row(text []byte) []byte { return m.below(text, 1) }
+
+// below hides values of keys of objects within more than so many others.
+func (m *Masker) below(text []byte, most int) []byte {
+	depth := 0
 	var out []byte // nil while all is as it was
 	from := 0      // up to here it is in out
 	replace := func(start, end int, by string) {
@@ -91,6 +98,12 @@ func (m *Masker) JSON(text []byte) []byte {
 		from = end
 	}
 	for at := 0; at < len(text); {
+		switch text[at] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
 		if text[at] != '"' {
 			at++
 			continue
@@ -106,7 +119,7 @@ func (m *Masker) JSON(text []byte) []byte {
 		}
 		value := skipSpace(text, colon+1)
 		at = value
-		if value < len(text) && m.Hides(decode(text[start:colon])) {
+		if value < len(text) && depth > most && m.Hides(decode(text[start:colon])) {
 			at = endOfValue(text, value)
 			replace(value, at, Hidden)
 		}

@@ -58,6 +58,12 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+func TestRow(t *testing.T) {
+	assert.Equal(t, `{"token": "x", "b": {"token": "***"}, "c": [{"token": "***"}], "token": "{\"token\": \"***\"}"}`,
+		string(masker(t).Row([]byte(
+			`{"token": "x", "b": {"token": "x"}, "c": [{"token": "x"}], "token": "{\"token\": \"x\"}"}`))))
+}
+
 // What is cut off anywhere shows nothing of a hidden value.
 func TestCutOff(t *testing.T) {
 	m := masker(t)

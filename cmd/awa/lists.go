@@ -1,0 +1,433 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const dlqUsage = `usage: awa dlq [--queue NAME] [--kind NAME] [--tag TAG] [--group KEY] [--args JSON]
+               [--limit N] [--before-id ID]
+
+Lists dead letters, the newest jobs first, with the beginning of their last error. Reads as a member of
+awa_reader. The flags are those of awa jobs.
+
+` + viewFlags + `
+Exit status: 0 done, or a signal has ended --watch; 1 it failed; 2 the command line is wrong.
+`
+
+func runDLQ(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	v := newView("dlq", 10*time.Second, "--queue, --kind or --limit", stdout, stderr)
+	var filter jobFilter
+	var beforeID int64
+	limit := 20
+	err := v.parse(args, 0, func(flags *flag.FlagSet) {
+		filter.define(flags)
+		flags.Func("limit", "", numberFlag(&limit, 1, 1000))
+		flags.Func("before-id", "", numberFlag(&beforeID, 1, 1<<62))
+	})
+	if err != nil {
+		return err
+	}
+	if filter.state != "" {
+		return v.refuse("--state has no meaning here: all of them are dead; see awa jobs")
+	}
+	filter.state = "dead"
+	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
+		return v.listJobs(ctx, tx, filter, beforeID, limit)
+	})
+}
+
+const workersUsage = `usage: awa workers [--search TEXT] [--limit N]
+
+Lists the registered workers: their queues, how many attempts they have open, and how long ago each sent a
+heartbeat. Reads as a member of awa_reader.
+
+  --search TEXT    those with this in their names
+  --limit N        how many, at most (100; 1 to 10,000)
+` + viewFlags + `
+Exit status: 0 done, or a signal has ended --watch; 1 it failed; 2 the command line is wrong.
+`
+
+type worker struct {
+	WorkerID     int64     `json:"worker_id"`
+	Name         string    `json:"name"`
+	Queues       []string  `json:"queues"`
+	StartedAt    time.Time `json:"started_at"`
+	HeartbeatAt  time.Time `json:"heartbeat_at"`
+	Overdue      bool      `json:"overdue"`
+	OpenAttempts int64     `json:"open_attempts"`
+	RegisteredBy string    `json:"registered_by"`
+}
+
+// What a worker said of itself may be 64 KiB.
+var workersQuery = fmt.Sprintf(`
+	select row_to_json(r)
+	  from (
+	    select w.worker_id, w.name, w.queues[:100] as queues, w.started_at, w.heartbeat_at, w.overdue, w.open_attempts,
+	           w.registered_by, case when length(w.info::text) <= %[1]d then w.info end as info,
+	           case when length(w.info::text) > %[1]d then left(w.info::text, %[1]d) end as info_start
+	      from awa.list_workers() w
+	     where $1::text is null or position(lower($1) in lower(w.name)) > 0
+	     limit $2
+	  ) r`, payloadStart)
+
+func runWorkers(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	v := newView("workers", 10*time.Second, "", stdout, stderr)
+	var search string
+	limit := 100
+	err := v.parse(args, 0, func(flags *flag.FlagSet) {
+		flags.StringVar(&search, "search", "", "")
+		flags.Func("limit", "", numberFlag(&limit, 1, 10000))
+	})
+	if err != nil {
+		return err
+	}
+	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
+		at, err := now(ctx, tx)
+		if err != nil {
+			return shown{}, err
+		}
+		raw, workers, err := rowsOf[worker](ctx, tx, v.masker, workersQuery, optional(search), limit)
+		return shown{raw, func(width int) []string { return workerTable(workers, at, limit, width) }}, err
+	})
+}
+
+func workerTable(workers []worker, now time.Time, limit, width int) []string {
+	if len(workers) == 0 {
+		return []string{"There are no such workers."}
+	}
+	rows := make([][]string, len(workers))
+	for i, w := range workers {
+		state, queues := "live", "all"
+		if w.Overdue {
+			state = "overdue"
+		}
+		if w.Queues != nil {
+			queues = strings.Join(w.Queues, ", ")
+		}
+		rows[i] = []string{number(w.WorkerID), w.Name, state, number(w.OpenAttempts), ago(&w.HeartbeatAt, now),
+			ago(&w.StartedAt, now), w.RegisteredBy, queues}
+	}
+	lines := table([]column{
+		{"ID", true, 0}, {"NAME", false, 32}, {"STATE", false, 0}, {"RUNNING", true, 0}, {"HEARTBEAT", true, 0},
+		{"STARTED", true, 0}, {"LOGIN", false, 24}, {"QUEUES", false, 0},
+	}, rows, width)
+	return more(lines, len(workers), limit)
+}
+
+// more says that there may be more than a list shows.
+func more(lines []string, found, limit int) []string {
+	if found == limit {
+		lines = append(lines, "There may be more: see --search and --limit.")
+	}
+	return lines
+}
+
+const healthUsage = `usage: awa health [--all]
+
+Shows what is wrong in the database, and what to do. awa doctor looks at the installation, too. Reads as a
+member of awa_reader.
+
+  --all            show what is well, too; JSON always has all
+` + viewFlags + `
+Exit status: 0 all is well, or a signal has ended --watch; 1 there are warnings; 2 something is critical, it
+could not look, or the command line is wrong.
+`
+
+type healthFinding struct {
+	Level   string `json:"level"`
+	Topic   string `json:"topic"`
+	Subject string `json:"subject"`
+	Message string `json:"message"`
+	Hint    string `json:"hint"`
+}
+
+const healthQuery = "select row_to_json(h) from awa.health() h"
+
+func runHealth(ctx context.Context, args []string, stdout, stderr io.Writer) (status int, err error) {
+	v := newView("health", 10*time.Second, "", stdout, stderr)
+	var all bool
+	if err := v.parse(args, 0, func(flags *flag.FlagSet) { flags.BoolVar(&all, "all", false, "") }); err != nil {
+		return 0, err
+	}
+	err = v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
+		raw, findings, err := rowsOf[healthFinding](ctx, tx, v.masker, healthQuery)
+		if err != nil {
+			return shown{}, err
+		}
+		status = 0
+		for _, f := range findings {
+			switch {
+			case v.watch:
+			case f.Level == levelCritical:
+				status = 2
+			case f.Level == levelWarning:
+				status = max(status, 1)
+			}
+		}
+		return shown{raw, func(width int) []string { return healthTable(findings, all, width) }}, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		fmt.Fprintln(stderr, "awa:", err)
+		return 2, nil
+	}
+	return status, err
+}
+
+func healthTable(findings []healthFinding, all bool, width int) []string {
+	var rows [][]string
+	for _, f := range findings {
+		if !all && f.Level == levelOK {
+			continue
+		}
+		text := f.Message
+		if f.Hint != "" && f.Level != levelOK {
+			text = strings.TrimSuffix(text, ".") + ". " + f.Hint
+		}
+		rows = append(rows, []string{f.Level, f.Topic, f.Subject, text})
+	}
+	if len(rows) == 0 {
+		return []string{fmt.Sprintf("All is well: %s looked at.", count(int64(len(findings)), "subject", "subjects"))}
+	}
+	return table([]column{
+		{"LEVEL", false, 0}, {"TOPIC", false, 0}, {"SUBJECT", false, 32}, {"MESSAGE", false, 0},
+	}, rows, 0)
+}
+
+const auditUsage = `usage: awa audit
+
+Checks that no job is missing: per queue, how many were enqueued, and in which states they are. Takes
+seconds for each million of jobs that are kept. Reads as a member of awa_reader.
+
+` + viewFlags + `
+As it reads much, a statement may take 10m here, unless --timeout says otherwise.
+
+Exit status: 0 the books balance, or a signal has ended --watch; 1 they do not, or it failed; 2 the command
+line is wrong.
+`
+
+type auditRow struct {
+	Queue     string `json:"queue"`
+	Enqueued  int64  `json:"enqueued"`
+	Available int64  `json:"available"`
+	Scheduled int64  `json:"scheduled"`
+	Retryable int64  `json:"retryable"`
+	Running   int64  `json:"running"`
+	Completed int64  `json:"completed"`
+	Failed    int64  `json:"failed"`
+	Cancelled int64  `json:"cancelled"`
+	Dead      int64  `json:"dead"`
+	Balanced  bool   `json:"balanced"`
+	Problem   string `json:"problem"`
+}
+
+func runAudit(ctx context.Context, args []string, stdout, stderr io.Writer) (status int, err error) {
+	v := newView("audit", 10*time.Minute, "", stdout, stderr)
+	if err := v.parse(args, 0, nil); err != nil {
+		return 0, err
+	}
+	err = v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
+		raw, rows, err := rowsOf[auditRow](ctx, tx, v.masker, "select row_to_json(a) from awa.audit() a")
+		if err != nil {
+			return shown{}, err
+		}
+		status = 0
+		for _, row := range rows {
+			if !row.Balanced && !v.watch {
+				status = 1
+			}
+		}
+		return shown{raw, func(width int) []string { return auditTable(rows, width) }}, nil
+	})
+	return status, err
+}
+
+func auditTable(audited []auditRow, width int) []string {
+	var rows [][]string
+	for _, a := range audited {
+		says := "balanced"
+		if !a.Balanced {
+			says = "WRONG: " + a.Problem
+		}
+		queue := a.Queue
+		if queue == "" {
+			queue = "(unknown)"
+		}
+		if a.Queue == "" && a.Balanced {
+			continue
+		}
+		rows = append(rows, []string{queue, number(a.Enqueued), number(a.Available), number(a.Scheduled),
+			number(a.Retryable), number(a.Running), number(a.Completed), number(a.Failed), number(a.Cancelled),
+			number(a.Dead), says})
+	}
+	if len(rows) == 0 {
+		return []string{"There are no queues."}
+	}
+	return table([]column{
+		{"QUEUE", false, 32}, {"ENQUEUED", true, 0}, {"AVAILABLE", true, 0}, {"SCHEDULED", true, 0},
+		{"RETRYABLE", true, 0}, {"RUNNING", true, 0}, {"COMPLETED", true, 0}, {"FAILED", true, 0},
+		{"CANCELLED", true, 0}, {"DEAD", true, 0}, {"BOOKS", false, 0},
+	}, rows, 0)
+}
+
+const queuesUsage = `usage: awa queues [--search TEXT] [--limit N]
+       awa queues NAME
+
+Lists queues with their counts; or shows the settings and counts of one, and what came and ended in it over
+the last hour. Reads as a member of awa_reader.
+
+  --search TEXT    those with this in their names
+  --limit N        how many, at most (100; 1 to 10,000)
+` + viewFlags + `
+Exit status: 0 done, or a signal has ended --watch; 1 it failed, or there is no such queue; 2 the command
+line is wrong.
+`
+
+type queue struct {
+	Queue         string     `json:"queue"`
+	PausedAt      *time.Time `json:"paused_at"`
+	Workers       int64      `json:"workers"`
+	Available     int64      `json:"available"`
+	Scheduled     int64      `json:"scheduled"`
+	Retryable     int64      `json:"retryable"`
+	Running       int64      `json:"running"`
+	Completed     int64      `json:"completed"`
+	Failed        int64      `json:"failed"`
+	Cancelled     int64      `json:"cancelled"`
+	Dead          int64      `json:"dead"`
+	OldestReadyAt *time.Time `json:"oldest_ready_at"`
+	Limited       int64      `json:"limited"`
+}
+
+const queuesQuery = `
+	select row_to_json(q)
+	  from awa.list_queues() q
+	 where ($1::text is null or position(lower($1) in lower(q.queue)) > 0) and ($2::text is null or q.queue = $2)
+	 limit $3`
+
+func runQueues(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	v := newView("queues", 10*time.Second, "", stdout, stderr)
+	var search string
+	limit := 100
+	err := v.parse(args, 1, func(flags *flag.FlagSet) {
+		flags.StringVar(&search, "search", "", "")
+		flags.Func("limit", "", numberFlag(&limit, 1, 10000))
+	})
+	if err != nil {
+		return err
+	}
+	if len(v.operands) == 1 {
+		if err := v.only("one queue", "watch", "every"); err != nil {
+			return err
+		}
+		return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
+			return v.oneQueue(ctx, tx, v.operands[0])
+		})
+	}
+	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
+		at, err := now(ctx, tx)
+		if err != nil {
+			return shown{}, err
+		}
+		raw, queues, err := rowsOf[queue](ctx, tx, v.masker, queuesQuery, optional(search), nil, limit)
+		return shown{raw, func(width int) []string { return queueTable(queues, at, limit, width) }}, err
+	})
+}
+
+func queueTable(queues []queue, now time.Time, limit, width int) []string {
+	if len(queues) == 0 {
+		return []string{"There are no such queues."}
+	}
+	rows := make([][]string, len(queues))
+	for i, q := range queues {
+		state := "open"
+		if q.PausedAt != nil {
+			state = "paused"
+		}
+		rows[i] = []string{q.Queue, state, number(q.Available), ago(q.OldestReadyAt, now), number(q.Limited),
+			number(q.Running), number(q.Scheduled), number(q.Retryable), number(q.Failed), number(q.Dead),
+			number(q.Workers)}
+	}
+	lines := table([]column{
+		{"QUEUE", false, 32}, {"STATE", false, 0}, {"AVAILABLE", true, 0}, {"OLDEST", true, 0}, {"LIMITED", true, 0},
+		{"RUNNING", true, 0}, {"SCHEDULED", true, 0}, {"RETRYABLE", true, 0}, {"FAILED", true, 0}, {"DEAD", true, 0},
+		{"WORKERS", true, 0},
+	}, rows, width)
+	return more(lines, len(queues), limit)
+}
+
+// step is a step of queue_stats.
+type step struct {
+	At        time.Time `json:"at"`
+	Enqueued  int64     `json:"enqueued"`
+	Completed int64     `json:"completed"`
+	Failed    int64     `json:"failed"`
+	WaitP50   string    `json:"wait_p50"`
+	WaitP95   string    `json:"wait_p95"`
+	RunP50    string    `json:"run_p50"`
+	RunP95    string    `json:"run_p95"`
+}
+
+func (v *view) oneQueue(ctx context.Context, tx pgx.Tx, name string) (shown, error) {
+	raw, queues, err := rowsOf[queue](ctx, tx, v.masker, queuesQuery, nil, name, 1)
+	if err != nil {
+		return shown{}, err
+	}
+	if len(queues) == 0 {
+		return shown{}, errNoSuchQueue
+	}
+	stats, steps, err := rowsOf[step](ctx, tx, v.masker,
+		"select row_to_json(s) from awa.queue_stats(queue => $1, since => '1 hour', step => '10 minutes') s", name)
+	if err != nil {
+		return shown{}, err
+	}
+	return shown{
+		struct {
+			Queue json.RawMessage   `json:"queue"`
+			Stats []json.RawMessage `json:"stats"`
+		}{raw[0], stats},
+		func(width int) []string { return queueLines(raw[0], steps, width) },
+	}, nil
+}
+
+var errNoSuchQueue = fmt.Errorf("there is no queue of this name\nawa queues lists all of them")
+
+// queueLines has all fields of a queue, in the order in which the server names them, and its statistics.
+func queueLines(raw json.RawMessage, steps []step, width int) []string {
+	var rows [][]string
+	decoder := json.NewDecoder(strings.NewReader(string(raw)))
+	decoder.UseNumber()
+	_, err := decoder.Token()
+	for err == nil && decoder.More() {
+		var name json.Token
+		if name, err = decoder.Token(); err != nil {
+			break
+		}
+		var value json.RawMessage
+		err = decoder.Decode(&value)
+		text := string(value)
+		if json.Unmarshal(value, &text) != nil {
+			text = string(value)
+		}
+		if string(value) != "null" {
+			rows = append(rows, []string{fmt.Sprint(name), text})
+		}
+	}
+	lines := append(table([]column{{"SETTING OR COUNT", false, 0}, {"VALUE", false, 0}}, rows, width), "")
+	rows = nil
+	for _, s := range steps {
+		rows = append(rows, []string{s.At.UTC().Format("15:04"), number(s.Enqueued), number(s.Completed),
+			number(s.Failed), s.WaitP50, s.WaitP95, s.RunP50, s.RunP95})
+	}
+	return append(lines, table([]column{
+		{"FROM (UTC)", false, 0}, {"ENQUEUED", true, 0}, {"COMPLETED", true, 0}, {"FAILED", true, 0},
+		{"WAIT P50", true, 0}, {"WAIT P95", true, 0}, {"RUN P50", true, 0}, {"RUN P95", true, 0},
+	}, rows, width)...)
+}
