@@ -136,7 +136,7 @@ func runUI(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return errors.New("can't listen there: see --listen") // the error shows the argument
 	}
-	server := &http.Server{
+	server := &http.Server{ // streams end by themselves: none of it has a time to write
 		Handler: site, ErrorLog: log.New(errorLog, "awa ui: ", log.LstdFlags), ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx }, // a signal ends what is being read

@@ -108,6 +108,9 @@ func jobsPage(p *page) (string, any) {
 		return "jobs", v
 	}
 	hint := "Narrow the filter: name a state and a queue."
+	if f.Tag != nil || f.GroupKey != nil || f.Args != nil || f.Before != nil {
+		p.patience = 3 // nothing indexes these: up to 100,000 entries are read
+	}
 	v.Jobs = read(p, hint, func(q queryer) (jobsFound, error) {
 		if f.Before != nil {
 			return f.scan(q, before)

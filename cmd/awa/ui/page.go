@@ -71,6 +71,17 @@ func (p *page) User() string { return p.user.Name }
 // Get returns a parameter of the address.
 func (p *page) Get(name string) string { return p.query.Get(name) }
 
+// readArgs reads the filter by arguments, or says what is wrong with it.
+func (p *page) readArgs(w http.ResponseWriter, r *http.Request) bool {
+	r.Body = http.MaxBytesReader(w, r.Body, 128<<10)
+	if err := r.ParseForm(); err != nil {
+		p.send(w, http.StatusBadRequest, "message", p.message("These arguments can't be read, or are too long."))
+		return false
+	}
+	p.args = r.PostForm.Get("args")
+	return true
+}
+
 // messagePage says one thing.
 type messagePage struct {
 	*page

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 )
@@ -71,4 +72,26 @@ func TestWhatPagesSay(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(segments, `>current</span>`))
 	assert.NotContains(t, s.page("/audit"), "No job is missing")
 	assert.Contains(t, s.page("/audit?run=1"), "No job is missing")
+}
+
+// With 200 queues and 100,000 jobs, all panels are read, and no page is large.
+func TestPagesOfManyJobs(t *testing.T) {
+	s := newSite(t, Options{Timeout: 20 * time.Second})
+	s.execute(
+		`select count(*) from generate_series(1, 100) n, lateral (
+		   select awa.enqueue_batch(jsonb_agg(jsonb_build_object('queue', 'queue ' || (m % 200), 'kind', 'k',
+		     'args', jsonb_build_object('n', n * m)))) from generate_series(1, 1000) m) e`,
+		`select count(awa.complete(c.job_id, c.receipt)) from generate_series(0, 199) q, awa.claim('queue ' || q, 100) c`,
+		`select count(awa.discard(c.job_id, c.receipt, 'no')) from generate_series(0, 199) q, awa.claim('queue ' || q, 5) c`,
+		`select awa.fold()`)
+	for _, address := range []string{
+		"/", "/queues", "/queue?name=queue+7", "/jobs", "/jobs?state=available", "/jobs?state=completed&queue=queue+7",
+		"/jobs?state=failed", "/jobs?kind=none&state=available",
+		"/job/50000", "/dead", "/workers", "/schedules", "/segments", "/changes", "/audit?run=1",
+	} {
+		began := time.Now()
+		text := s.page(address)
+		t.Logf("%6d ms %7d bytes %s", time.Since(began).Milliseconds(), len(text), address)
+		assert.Less(t, len(text), 150_000, address)
+	}
 }

@@ -74,6 +74,9 @@ type Handler struct {
 	options Options
 	masker  *mask.Masker
 	routes  map[string]view
+	hub     hub
+
+	every, beat time.Duration // of live pages
 }
 
 // view makes what a page shows. It returns the name of the page's template, and its data.
@@ -102,7 +105,7 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ui: %w", err)
 	}
-	h := &Handler{pool: pool, options: options, masker: masker}
+	h := &Handler{pool: pool, options: options, masker: masker, every: liveEvery, beat: liveBeat}
 	h.routes = map[string]view{
 		"/": overviewPage, "/queues": queuesPage, "/queue": queuePage, "/jobs": jobsPage,
 		"/dead": deadPage, "/schedules": schedulesPage, "/schedule": schedulePage, "/workers": workersPage,
@@ -164,13 +167,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.send(w, http.StatusMethodNotAllowed, "message", p.message("There is nothing here that can be changed."))
 		return
 	}
-	if isSearch {
-		r.Body = http.MaxBytesReader(w, r.Body, 128<<10)
-		if err := r.ParseForm(); err != nil {
-			p.send(w, http.StatusBadRequest, "message", p.message("These arguments can't be read, or are too long."))
-			return
-		}
-		p.args = r.PostForm.Get("args")
+	if isSearch && !p.readArgs(w, r) {
+		return
+	}
+	// A server's time to read a request would end a long answer, too.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if watched, isStream := strings.CutPrefix(p.path, "/live"); isStream && (watched == "" || watched[0] == '/') {
+		p.path = "/" + strings.TrimPrefix(watched, "/")
+		h.serveStream(w, r, p)
+		return
 	}
 	if job, isJob := strings.CutPrefix(p.path, "/job/"); isJob {
 		h.serveJob(w, p, job)

@@ -1,4 +1,4 @@
-// The pages need no script. This one says how old what they show is.
+// The pages need no script. This one keeps what they show new, and says how old it is.
 "use strict";
 
 // words says how long something took, in seconds.
@@ -8,6 +8,7 @@ function words(seconds) {
   return Math.round(seconds / 3600) + " h";
 }
 
+// showAges writes beside each time of reading how long ago that was, by a clock that nobody sets.
 function showAges() {
   for (const time of document.querySelectorAll("time[data-age]")) {
     if (time.dataset.since === undefined) {
@@ -20,5 +21,83 @@ function showAges() {
   }
 }
 
+// replacePanel puts a new panel in the place of an old one, with what the reader has opened, scrolled and focused.
+function replacePanel(old, fresh) {
+  const open = [...old.querySelectorAll("details")].map((d) => d.open);
+  const scrolled = [...old.querySelectorAll(".scroll, pre, ol")].map((e) => [e.scrollLeft, e.scrollTop]);
+  const active = document.activeElement;
+  const focused = old.contains(active) ? [...old.querySelectorAll("a, summary, button, [tabindex]")].indexOf(active) : -1;
+  const href = focused >= 0 ? active.getAttribute("href") : null;
+  old.replaceWith(fresh);
+  fresh.querySelectorAll("details").forEach((d, i) => { d.open = open[i] || false; });
+  fresh.querySelectorAll(".scroll, pre, ol").forEach((e, i) => {
+    if (scrolled[i]) [e.scrollLeft, e.scrollTop] = scrolled[i];
+  });
+  if (focused >= 0) {
+    const candidates = [...fresh.querySelectorAll("a, summary, button, [tabindex]")];
+    const same = candidates.find((e) => href !== null && e.getAttribute("href") === href) || candidates[focused];
+    if (same) same.focus({preventScroll: true});
+  }
+}
+
+// update shows the panels of a new reading. It waits where the reader types, or has selected text.
+function update(html) {
+  const read = new DOMParser().parseFromString(html, "text/html");
+  const selection = document.getSelection();
+  for (const old of document.querySelectorAll("[data-panel]")) {
+    const fresh = read.getElementById(old.id);
+    const isTyping = old.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
+    const isSelecting = selection && !selection.isCollapsed && old.contains(selection.anchorNode);
+    if (fresh && !isTyping && !isSelecting) replacePanel(old, document.adoptNode(fresh));
+  }
+  showAges();
+}
+
+// watch keeps a page new while it is seen: by a stream or, where none passes, by reading the page again.
+function watch(main) {
+  let source = null, heard = 0, isPolling = false, isPaused = false, polledAt = performance.now();
+  const close = () => { if (source) source.close(); source = null; };
+  const open = () => {
+    close();
+    heard = performance.now();
+    source = new EventSource(main.dataset.stream);
+    source.addEventListener("beat", () => { heard = performance.now(); });
+    source.addEventListener("page", (event) => { heard = performance.now(); update(event.data); });
+    source.onerror = () => { if (source && source.readyState === EventSource.CLOSED) { close(); isPolling = true; } };
+  };
+  const poll = async () => {
+    polledAt = performance.now();
+    try {
+      const response = await fetch(location.href);
+      if (response.ok) update(await response.text());
+    } catch { /* what is shown gets older, and says so */ }
+  };
+  const isSeen = () => document.visibilityState === "visible" && !isPaused;
+  const tick = () => {
+    showAges();
+    if (!isSeen()) return;
+    if (source && performance.now() - heard > 40000) { close(); isPolling = true; }
+    if (isPolling && performance.now() - polledAt > 20000) poll();
+  };
+  const change = () => { if (!isSeen()) close(); else if (!isPolling && !source) open(); };
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "pause";
+  button.textContent = "Pause updates";
+  button.addEventListener("click", () => {
+    isPaused = !isPaused;
+    button.textContent = isPaused ? "Resume updates" : "Pause updates";
+    change();
+  });
+  main.querySelector("h1").after(button);
+  document.addEventListener("visibilitychange", change); // a tab that is not seen holds no connection
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", change);
+  setInterval(tick, 1000);
+  change();
+}
+
 showAges();
-setInterval(showAges, 1000);
+const main = document.getElementById("main");
+if (main.dataset.stream && window.EventSource) watch(main);
+else setInterval(showAges, 1000);

@@ -1,0 +1,160 @@
+package ui
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// What live pages cost at most, however many watch them.
+const (
+	liveEvery    = 10 * time.Second // between two readings of a page
+	liveBeat     = 15 * time.Second // between two signs that the stream passes
+	mostFeeds    = 32               // different pages that are read for watchers
+	mostWatchers = 500
+)
+
+// feedKey is what makes two live pages the same: one reading serves all who watch it.
+type feedKey struct {
+	base, path, query, role string
+}
+
+// feed reads a page again and again while somebody watches it.
+type feed struct {
+	watchers map[chan []byte]bool
+	stop     context.CancelFunc
+	done     chan struct{}
+}
+
+// hub has the feeds that are watched.
+type hub struct {
+	mutex    sync.Mutex
+	feeds    map[feedKey]*feed
+	watchers int
+}
+
+// liveQuery is the part of an address that a page depends on, in one order.
+func liveQuery(query url.Values) string { return query.Encode() }
+
+// Stream returns the address of the page's updates, or "" where it has none.
+func (p *page) Stream() string {
+	if _, isView := p.h.routes[p.path]; !isView || p.args != "" || p.path == "/audit" || p.status != http.StatusOK {
+		return ""
+	}
+	here := p.path
+	if here == "/" {
+		here = ""
+	}
+	return p.link("/live"+here, p.query)
+}
+
+// watch returns a channel of the page's updates, and how to end that; nil when there are too many already.
+func (h *Handler) watch(key feedKey, query url.Values) (updates chan []byte, leave func()) {
+	h.hub.mutex.Lock()
+	defer h.hub.mutex.Unlock()
+	f := h.hub.feeds[key]
+	if h.hub.watchers >= mostWatchers || f == nil && len(h.hub.feeds) >= mostFeeds {
+		return nil, nil
+	}
+	if f == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		f = &feed{watchers: map[chan []byte]bool{}, stop: stop, done: make(chan struct{})}
+		if h.hub.feeds == nil {
+			h.hub.feeds = map[feedKey]*feed{}
+		}
+		h.hub.feeds[key] = f
+		go h.run(ctx, f, key, query)
+	}
+	updates = make(chan []byte, 1)
+	f.watchers[updates] = true
+	h.hub.watchers++
+	return updates, func() {
+		h.hub.mutex.Lock()
+		h.hub.watchers--
+		delete(f.watchers, updates)
+		isLast := len(f.watchers) == 0
+		if isLast {
+			f.stop()
+			delete(h.hub.feeds, key)
+		}
+		h.hub.mutex.Unlock()
+		if isLast {
+			<-f.done
+		}
+	}
+}
+
+// run reads a page until nobody watches it.
+func (h *Handler) run(ctx context.Context, f *feed, key feedKey, query url.Values) {
+	defer close(f.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(h.every):
+		}
+		p := h.newPage(ctx, key.base, User{Role: key.role})
+		p.path, p.query = key.path, query
+		name, data := h.routes[key.path](p)
+		var body bytes.Buffer
+		if err := templates[name].ExecuteTemplate(&body, "main", data); err != nil {
+			h.options.Log.ErrorContext(ctx, "the page can't be rendered", "page", name, "error", err)
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		h.hub.mutex.Lock()
+		for updates := range f.watchers {
+			select {
+			case <-updates: // who has not yet taken the one before gets this one alone
+			default:
+			}
+			updates <- body.Bytes()
+		}
+		h.hub.mutex.Unlock()
+	}
+}
+
+// serveStream sends the updates of a page as server-sent events until the reader leaves.
+func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request, p *page) {
+	if p.Stream() == "" {
+		http.Error(w, "This page has no updates.", http.StatusNotFound)
+		return
+	}
+	updates, leave := h.watch(feedKey{p.base, p.path, liveQuery(p.query), p.user.Role}, p.query)
+	if updates == nil {
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, "Too many pages are watched.", http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store, no-transform")
+	w.Header().Set("X-Accel-Buffering", "no")
+	control := http.NewResponseController(w)
+	send := func(text string) bool {
+		_ = control.SetWriteDeadline(time.Now().Add(liveBeat)) // a reader that takes nothing is left
+		if _, err := fmt.Fprint(w, text); err != nil {
+			return false
+		}
+		return control.Flush() == nil
+	}
+	beat := time.NewTicker(h.beat)
+	defer beat.Stop()
+	for ok := send("event: beat\ndata:\n\n"); ok; {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-beat.C:
+			ok = send("event: beat\ndata:\n\n")
+		case body := <-updates:
+			ok = send("event: page\ndata: " + strings.ReplaceAll(string(body), "\n", "\ndata: ") + "\n\n")
+		}
+	}
+}
