@@ -9,7 +9,10 @@ comment on function awa._is_expired is
   'Whether a job that waits has expired: its expires_at has passed, and no attempt that counts has begun';
 
 -- Cancels items of a claim that the caller has just appended, since their jobs have expired.
--- A job whose end the server refuses to store, because of a user's trigger, is put off, as promote_due does it.
+-- One by one where that fails, for a tenth of a second. A job whose end the server refuses to store, because of a user's
+-- trigger, is put off, as promote_due does it. Where it can't be put off either, where the server lacks a resource, or
+-- another session is in the way for more than milliseconds, it is left to rescue (_keep_expired).
+-- Changes lock_timeout: the calling function has to have a SET clause for it.
 -- Why: the claim must not fail for that job, and must not hand it out.
 create or replace function awa._expire_claimed(receipts bigint[]) returns void
 language plpgsql
@@ -17,9 +20,84 @@ as $$
 #variable_conflict use_variable
 declare
   v_receipt bigint;
+  v_until timestamptz;
+  v_refusal text;
+  v_refused bigint[] := '{}';
+  v_kept bigint[] := '{}';
+  v_error text;
 begin
+  perform set_config('lock_timeout', '10', true);
   begin
     perform awa._expire_items(receipts);
+    receipts := '{}';
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if; -- one by one
+  end;
+  perform set_config('lock_timeout', '1', true);
+  v_until := clock_timestamp() + awa._budget('100 milliseconds', 4);
+  foreach v_receipt in array receipts loop
+    if clock_timestamp() > v_until then
+      v_kept := v_kept || v_receipt;
+      continue;
+    end if;
+    begin
+      perform awa._expire_items(array[v_receipt]);
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      v_refusal := awa._refusal(sqlerrm, sqlstate);
+      v_error := coalesce(v_error, v_refusal);
+      if awa._is_passing(sqlstate) or awa._lack(sqlerrm, sqlstate) is not null then
+        v_kept := v_kept || v_receipt;
+      else
+        v_refused := v_refused || v_receipt;
+        begin
+          perform awa._put_off_expired(v_receipt, v_refusal);
+        exception when others then
+          if not awa._is_about_a_row(sqlstate) then
+            raise;
+          end if;
+          perform awa._keep_expired(array[v_receipt], v_refusal);
+        end;
+      end if;
+    end;
+  end loop;
+  perform awa._keep_expired(v_kept, null) where v_kept <> '{}';
+  perform awa._warn_refused(awa._jobs_of(v_refused), 'has expired, and can''t be cancelled', v_error)
+    where v_refused <> '{}';
+  perform set_config('lock_timeout', '0', true);
+end
+$$;
+comment on function awa._expire_claimed is
+  'Cancels items of a claim that the caller has just appended, since their jobs have expired';
+
+-- The jobs of some receipts of one claim, in their order.
+create or replace function awa._jobs_of(receipts bigint[]) returns bigint[]
+language sql stable
+return array(
+  select c.job_ids[(r & 4095) + 1]
+    from awa.lease_claims c
+   cross join unnest(receipts) with ordinality u(r, n)
+   where c.claim_id = receipts[1] >> 12
+   order by u.n);
+comment on function awa._jobs_of is 'The jobs of some receipts of one claim, in their order';
+
+-- Leaves the jobs of items of a claim that have expired, and could not be cancelled, to rescue: as attempts of nobody.
+-- These have lease rows, and no slots. Where a row is refused, too, its item stays open, takes a slot of the queue where
+-- the claim holds some, and materialize tries it again.
+-- Why: an item that has passed the cursor is claimed, or it is lost.
+create or replace function awa._keep_expired(receipts bigint[], error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_receipt bigint;
+begin
+  begin
+    perform awa._lease_expired(receipts, error);
     return;
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
@@ -28,18 +106,74 @@ begin
   end;
   foreach v_receipt in array receipts loop
     begin
-      perform awa._expire_items(array[v_receipt]);
+      perform awa._lease_expired(array[v_receipt], error);
     exception when others then
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
-      perform awa._put_off_expired(v_receipt, awa._refusal(sqlerrm, sqlstate));
+      perform awa._free_slots(awa._shard_of(c.lane), null, -1)
+         from awa.lease_claims c
+        where c.claim_id = v_receipt >> 12 and c.holds_queue;
     end;
   end loop;
 end
 $$;
-comment on function awa._expire_claimed is
-  'Cancels items of a claim that the caller has just appended, since their jobs have expired';
+comment on function awa._keep_expired is
+  'Leaves the jobs of items of a claim that have expired, and could not be cancelled, to rescue: as attempts of nobody';
+
+-- Gives items of a claim that have expired rows in leases, of ten seconds, of no worker.
+create or replace function awa._lease_expired(receipts bigint[], error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_batches cursor for select l as attempts from awa._look_up_many(receipts) l;
+begin
+  perform awa._take_items(receipts, 'materialized', begun => false);
+  for v_batch in v_batches loop
+    perform awa._lease(array(select awa._kept(a, error) from unnest(v_batch.attempts) a));
+    perform awa._change_state(array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key), 'available', 'running')
+       from unnest(v_batch.attempts) a
+      where a.unique_key is not null;
+  end loop;
+end
+$$;
+comment on function awa._lease_expired is
+  'Gives items of a claim that have expired rows in leases, of ten seconds, of no worker';
+
+-- An attempt of a claim, as one of nobody that rescue ends in ten seconds.
+create or replace function awa._kept(attempt awa.leases, error text) returns awa.leases
+language plpgsql volatile
+as $$
+begin
+  attempt.lease := '10 seconds';
+  attempt.lease_until := clock_timestamp() + attempt.lease;
+  attempt.deadline_at := null;
+  attempt.worker_id := null;
+  attempt.group_id := null;
+  attempt.holds_queue := false;
+  attempt.errors := case when error is null then attempt.errors else awa._add_put_off(attempt, error) end;
+  return attempt;
+end
+$$;
+comment on function awa._kept is 'An attempt of a claim, as one of nobody that rescue ends in ten seconds';
+
+-- Whether an attempt has never begun: a claim has met its job when it had expired, and could not cancel it.
+create or replace function awa._is_kept(attempt awa.leases) returns boolean
+language sql immutable
+as $$ select awa._is_expired(attempt.expires_at, attempt.attempt, attempt.claimed_at) $$;
+comment on function awa._is_kept is
+  'Whether an attempt has never begun: a claim has met its job when it had expired, and could not cancel it';
+
+-- The errors of a job that has expired, with one more: that to cancel it was refused.
+create or replace function awa._add_put_off(attempt awa.leases, error text) returns jsonb
+language sql volatile
+as $$
+  select jsonb_set(awa._add_error(attempt.errors, attempt.attempt - 1, 'to cancel it was refused: ' || error),
+           '{-1,put_off}', 'true')
+$$;
+comment on function awa._add_put_off is
+  'The errors of a job that has expired, with one more: that to cancel it was refused';
 
 -- Closes items of a claim, and writes the ends of their jobs.
 -- The jobs have never been anybody's: they keep no receipt, and no attempt counts.
@@ -66,16 +200,9 @@ as $$
 declare
   v_attempts awa.leases[];
 begin
-  raise warning 'a job that has expired can''t be cancelled' using detail = error;
   perform awa._take_items(array[receipt], 'snoozed', begun => false);
   v_attempts := awa._look_up(array[receipt]);
-  perform awa._defer(v_attempts, 'scheduled',
-    array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(v_attempts) a),
-    array(
-      select jsonb_set(awa._add_error(a.errors, a.attempt - 1, 'to cancel it was refused: ' || error), '{-1,put_off}',
-               'true')
-        from unnest(v_attempts) a
-    ));
+  perform awa._defer_expired(v_attempts, error);
   perform awa._change_state(array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key), 'available', 'scheduled')
      from unnest(v_attempts) a
     where a.unique_key is not null;
@@ -83,6 +210,19 @@ end
 $$;
 comment on function awa._put_off_expired is
   'Puts off the job of an item of a claim that has expired, since the server refuses to store its end';
+
+-- Writes the rows of jobs that have expired, and that are put off, since the server refuses to store their ends.
+create or replace function awa._defer_expired(attempts awa.leases[], error text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._defer(attempts, 'scheduled',
+    array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(attempts) a),
+    array(select awa._add_put_off(a, error) from unnest(attempts) a));
+end
+$$;
+comment on function awa._defer_expired is
+  'Writes the rows of jobs that have expired, and that are put off, since the server refuses to store their ends';
 
 -- An attempt of a claim, as one that has not begun.
 create or replace function awa._unbegun(attempt awa.leases) returns awa.leases

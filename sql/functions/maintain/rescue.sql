@@ -44,7 +44,12 @@ begin
   v_materialized := array(
     select l.receipt
       from awa.leases l
-     where (select o from awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now) o)
+     where (
+         select o
+           from awa._is_overdue(l.lease_until, l.deadline_at, l.lease, case
+                  when not awa._is_expired(l.expires_at, l.attempt, l.claimed_at) then l.worker_id -- else see _is_kept
+                end, v_now) o
+       )
      order by l.receipt
      limit v_max
        for update skip locked);
@@ -74,7 +79,12 @@ begin
     v_materialized := array(
       select l.receipt
         from awa.leases l
-       where (select o from awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now) o)
+       where (
+         select o
+           from awa._is_overdue(l.lease_until, l.deadline_at, l.lease, case
+                  when not awa._is_expired(l.expires_at, l.attempt, l.claimed_at) then l.worker_id -- else see _is_kept
+                end, v_now) o
+       )
        order by random()
        limit v_max
          for update skip locked);
@@ -101,6 +111,7 @@ begin
         v_rescued := v_rescued + coalesce(v_ended, 0);
         if v_ended is null then
           v_refused := v_refused || (select a.job_id from awa._attempts(array[v_one.receipt]) a);
+          perform awa._rest_kept(v_one.receipt, awa._refusal(sqlerrm, sqlstate));
           v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
         end if;
       end;
@@ -129,14 +140,18 @@ as $$
 declare
   v_receipts bigint[] := materialized || awa._take_open(others, max_others, 'failed');
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
+  v_begun awa.leases[];
   v_reasons text[];
   v_found bigint[] := '{}';
 begin
   for v_batch in v_batches(v_receipts) loop
-    v_reasons := awa._overdue_reasons(v_batch.attempts, now);
-    perform awa._record_lost_attempts(v_batch.attempts, v_reasons);
-    perform awa._record_failures(v_batch.attempts, v_reasons, null, leased => materialized <> '{}');
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
+    v_begun := awa._cancel_kept(v_batch.attempts);
+    if v_begun <> '{}' then
+      v_reasons := awa._overdue_reasons(v_begun, now);
+      perform awa._record_lost_attempts(v_begun, v_reasons);
+      perform awa._record_failures(v_begun, v_reasons, null, leased => materialized <> '{}');
+    end if;
   end loop;
   perform awa._check_found(v_receipts, v_found, warns => true);
   return cardinality(v_receipts);
@@ -163,6 +178,11 @@ declare
   v_reasons text[];
 begin
   v_attempts := awa._look_up(materialized || awa._take_open(others, 1, 'snoozed'));
+  if awa._is_kept(v_attempts[1]) then
+    perform awa._defer_expired(v_attempts, awa._refusal(error, state)),
+      awa._end_attempts(v_attempts, 'scheduled', holds_group => false);
+    return 1;
+  end if;
   v_reasons := awa._overdue_reasons(v_attempts, now);
   perform awa._record_lost_attempts(v_attempts, v_reasons);
   perform awa._put_off(v_attempts,
@@ -180,6 +200,44 @@ end
 $$;
 comment on function awa._rescue_otherwise is
   'Ends one overdue attempt whose failure the server refuses to store: puts its job off';
+
+-- Cancels the jobs of attempts that have never begun, since the jobs had expired; returns the other attempts.
+create or replace function awa._cancel_kept(attempts awa.leases[]) returns awa.leases[]
+language plpgsql
+as $$
+declare
+  v_kept awa.leases[] := array(select a from unnest(attempts) a where awa._is_kept(a));
+begin
+  if v_kept = '{}' then
+    return attempts;
+  end if;
+  perform awa._end_as_cancelled(array(select awa._unbegun(a) from unnest(v_kept) a), 'expired', null);
+  perform awa._end_attempts(v_kept, 'cancelled', holds_group => false);
+  perform awa._note_leavers(array_agg(a.job_id), array_agg(a.lane), array_agg(a.group_key)) from unnest(v_kept) a;
+  return array(select a from unnest(attempts) a where not awa._is_kept(a));
+end
+$$;
+comment on function awa._cancel_kept is
+  'Cancels the jobs of attempts that have never begun, since the jobs had expired; returns the other attempts';
+
+-- Has rescue come back in a minute to an attempt that has never begun, since the server refuses what would end it.
+create or replace function awa._rest_kept(receipt bigint, error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  update awa.leases l
+     set lease_until = clock_timestamp() + interval '1 minute',
+         errors = case when l.errors -> -1 ? 'put_off' then l.errors else awa._add_put_off(l, error) end
+   where l.receipt = receipt and awa._is_kept(l);
+exception when others then
+  if not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if; -- the next pass comes back
+end
+$$;
+comment on function awa._rest_kept is
+  'Has rescue come back in a minute to an attempt that has never begun, since the server refuses what would end it';
 
 -- The reasons why attempts are overdue, one for each.
 create or replace function awa._overdue_reasons(attempts awa.leases[], now timestamptz) returns text[]

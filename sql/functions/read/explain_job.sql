@@ -77,7 +77,7 @@ begin
         else format('Its lease ended at %s, and the next rescue ends the attempt', v_lease.lease_until)
       end
       || coalesce(', at most until ' || v_job.deadline_at, '')
-      || '.';
+      || '.' || awa._kept_in_words(v_job.expires_at, v_job.attempt, v_job.attempted_at, v_error);
     v_waits := v_lease.lease_until <= v_now;
   elsif v_job.state = 'available' then
     v_ahead := awa._jobs_ahead(v_place);
@@ -320,3 +320,19 @@ as $$
     ) a
 $$;
 comment on function awa._jobs_ahead is 'How many jobs come before one that is available, in its lane: at most 10,001';
+
+-- A sentence about an attempt of a job that had expired when it was claimed; otherwise nothing. See _is_kept.
+create or replace function awa._kept_in_words(
+  expires_at timestamptz,
+  attempt int,
+  attempted_at timestamptz,
+  error text
+) returns text
+language sql immutable
+return case
+  when awa._is_expired(expires_at, attempt::smallint, attempted_at)
+    then ' No worker was given it: it had expired, and could not be cancelled' || coalesce(' (' || error || ').', '.')
+  else ''
+end;
+comment on function awa._kept_in_words is
+  'A sentence about an attempt of a job that had expired when it was claimed; otherwise nothing. See _is_kept';

@@ -240,7 +240,8 @@ comment on function awa._health_failures is
   'The rows of health about how many of the recently ended jobs of some queues failed';
 
 -- The rows of health about jobs that were put off, because the server refuses to store their failure.
--- Or refuses to make them ready. Reads 10,000 of these at most.
+-- Or refuses to make them ready. Reads 10,000 of these at most. And about those that have expired, and can't even be
+-- put off.
 create or replace function awa._health_refusals() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -262,6 +263,20 @@ select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where
      group by 1
   ) q
   join awa.deferred_jobs d on d.job_id = q.job_id
+union all
+select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
+       format(
+         'jobs that have expired, and that the server refuses to cancel, and to put off: %s; the first one is job %s: %s',
+         q.jobs, q.job_id, left(l.errors -> -1 ->> 'error', 300)),
+       'Mend the trigger or the constraint that refuses it. Then they are cancelled within a minute or two.',
+       jsonb_build_object('jobs', q.jobs, 'job_id', q.job_id)
+  from (
+    select awa._queue_of(l.lane) as queue_id, count(*) as jobs, min(l.job_id) as job_id
+      from awa.leases l
+     where awa._is_expired(l.expires_at, l.attempt, l.claimed_at) and (l.errors -> -1) ? 'put_off'
+     group by 1
+  ) q
+  join awa.leases l on l.job_id = q.job_id
 $$;
 comment on function awa._health_refusals is
   'The rows of health about jobs that were put off, because the server refuses to store their failure';

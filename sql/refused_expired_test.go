@@ -1,0 +1,129 @@
+package sql_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// refusesIn has a user's triggers refuse the rows of bad jobs in some tables.
+func (s *session) refusesIn(code string, tables ...string) {
+	s.Helper()
+	s.exec("create or replace function public.refuse() returns trigger language plpgsql as $$ begin if new.kind = 'bad' " +
+		"then raise exception 'not this one' using errcode = '" + code + "'; end if; return new; end $$")
+	for _, table := range tables {
+		s.exec("create trigger refuse before insert or update on awa." + table +
+			" for each row execute function public.refuse()")
+	}
+}
+
+// expiredEntries makes a queue in which jobs of kind bad have expired, one with a unique key, and then come others.
+func (s *session) expiredEntries(queue string) (bad, good []int64) {
+	s.Helper()
+	for n := range 3 {
+		bad = append(bad, one[int64](s, "select job_id from awa.enqueue_unique($1, 'bad', group_key => 'g', "+
+			"expires_at => now() + interval '1 day', unique_key => $2)", queue,
+			fmt.Sprint(queue, n)))
+	}
+	good = append(s.enqueueInGroup(queue, "g", 1), s.enqueueInGroup(queue, "h", 1)...)
+	s.expire(bad...)
+	return bad, good
+}
+
+// Jobs that have expired before a claim met them, and that can neither be cancelled nor put off, hold up no others: the
+// claim goes on past them, and gives them to nobody. Health names them. They take no slots, and are cancelled once that
+// is possible, whatever their worker says; or put off.
+func TestClaimPastExpiredJobsThatStay(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	worker := s.registerWorker()
+	for _, settings := range []string{"{}", `{"max_running": 2}`, `{"group_max_running": 1}`, `{"group_turns": true}`,
+		`{"group_order": "strict"}`} {
+		for _, code := range []string{"23514", "XX001", "55P03"} {
+			for _, tables := range [][]string{{"done_entries", "deferred_jobs"}, {"done_entries", "deferred_jobs", "leases"}} {
+				if settings != "{}" && code != "23514" {
+					continue
+				}
+				queue := fmt.Sprint(settings, code, len(tables))
+				s.limits(queue, settings)
+				bad, good := s.expiredEntries(queue)
+				s.refusesIn(code, tables...)
+				var got []int64
+				for range 5 {
+					receipts := s.claimAs(worker, queue, 10)
+					for _, r := range receipts {
+						job := one[int64](s, "select id from awa.jobs where receipt = $1", r)
+						got = append(got, job)
+						s.exec("select awa.complete($1, $2)", job, r)
+					}
+				}
+				require.ElementsMatch(t, good, got, queue)
+				require.Equal(t, []string{"running", "running", "running"}, states(s, bad), queue)
+				s.slots()
+				s.balanced()
+				s.noGap()
+				s.exec("update awa.leases set lease_until = now() where kind <> 'bad'")
+				require.Zero(t, s.rescue())
+				if len(tables) == 2 {
+					s.exec("update awa.leases set lease_until = now() - interval '1 second'")
+					require.Zero(t, s.rescue())
+					if code == "23514" {
+						require.Equal(t, 3, one[int](s, "select count(*) from awa.leases where lease_until > now()"),
+							"it comes back in a minute")
+						require.Contains(t, one[string](s, "select message from awa.health() where topic = 'refusals' "+
+							"and subject = $1", queue), fmt.Sprintf("to put off: 3; the first one is job %d: to cancel it was refused", bad[0]))
+						require.Contains(t, one[string](s, "select awa.explain_job($1)", bad[0]), "No worker was given it")
+					}
+				}
+				require.Empty(t, s.claimAs(worker, queue, 10))
+				for _, table := range tables {
+					s.exec("drop trigger refuse on awa." + table)
+				}
+				if len(tables) == 3 {
+					require.Equal(t, int64(3), s.materialize())
+				}
+				if code == "55P03" { // an end that is refused, and a job that can be put off
+					s.refusesIn("23514", "done_entries")
+					s.exec("update awa.leases set lease_until = now() - interval '1 second'")
+					s.exec("select awa.heartbeat($1)", worker)
+					require.Equal(t, int64(3), s.rescue())
+					require.Equal(t, []string{"scheduled", "scheduled", "scheduled"}, states(s, bad), queue)
+					s.slots()
+					s.exec("drop trigger refuse on awa.done_entries")
+					s.promotesAll()
+				} else {
+					s.exec("update awa.leases set lease_until = now() - interval '1 second'")
+					s.exec("select awa.heartbeat($1)", worker)
+					require.Equal(t, int64(3), s.rescue())
+				}
+				require.Equal(t, []string{"cancelled", "cancelled", "cancelled"}, states(s, bad), queue)
+				require.Empty(t, s.lost(worker), "it never had them")
+				require.Equal(t, 3, one[int](s, "select count(*) from awa.jobs where id = any($1) and attempt = 0 and "+
+					"errors -> -1 ->> 'error' = 'expired'", bad))
+				s.slots()
+				s.balanced()
+			}
+		}
+	}
+}
+
+// Nor does one whose end waits for another session, in a user's trigger.
+func TestClaimPastAnExpiredJobBesideALock(t *testing.T) {
+	d := newDatabase(t)
+	s, holder := d.session().neverWaits(), d.session()
+	bad, good := s.expiredEntries("q")
+	s.exec("create table public.locked (); insert into public.locked default values; grant all on public.locked to public")
+	s.exec("create function public.wait() returns trigger language plpgsql as $$ begin if new.kind = 'bad' " +
+		"then perform from public.locked for update; end if; return new; end $$")
+	s.exec("create trigger wait before insert on awa.done_entries for each row execute function public.wait()")
+	holder.exec("begin")
+	holder.exec("select from public.locked for update")
+	require.Equal(t, good, ids(s.claim("q", 10)))
+	holder.exec("rollback")
+	s.noGap()
+	s.exec("update awa.leases set lease_until = now() - interval '1 second'")
+	require.Equal(t, int64(3), s.rescue())
+	require.Equal(t, []string{"cancelled", "cancelled", "cancelled"}, states(s, bad))
+	s.balanced()
+}
