@@ -91,7 +91,7 @@ func TestChangeOfWhatMovedOn(t *testing.T) {
 }
 
 // A job that another session changes after it was found, and before it has its turn, is left alone, and the others are
-// changed.
+// changed. The part has time for all of them: what the next one finds has moved on before.
 func TestChangeBesideAnotherOne(t *testing.T) {
 	const pause = "perform pg_advisory_xact_lock(4711);\n  "
 	for _, c := range []struct {
@@ -121,6 +121,7 @@ func TestChangeBesideAnotherOne(t *testing.T) {
 		t.Run(c.home+", "+c.action+" beside "+c.change, func(t *testing.T) {
 			d := newDatabase(t)
 			a, b, other, watcher := d.session(), d.session(), d.session().neverWaits(), d.session()
+			a.exec(changing("_change_part", "'250 milliseconds'", "'1 hour'"))
 			runAt := map[bool]string{true: "now() + interval '1 hour'", false: "null"}[c.home == "deferred"]
 			jobs := list[int64](a, `select awa.enqueue('q', 'k', '{"a": 1}', run_at => `+runAt+`) from generate_series(1, 3)`)
 			if c.home == "dead" {
@@ -139,8 +140,8 @@ func TestChangeBesideAnotherOne(t *testing.T) {
 			other.exec(c.change, jobs[0])
 			a.exec("select pg_advisory_unlock(4711)")
 			require.NoError(t, applies())
-			a.exec(changing("_make_part", pause, "")) // what the first part had no time for
-			for one[bool](a, "select more from awa.apply_changes()") {
+			a.exec(changing("_make_part", pause, ""))
+			for one[bool](a, "select more from awa.apply_changes()") { // until it finds no more
 			}
 			require.Equal(t, "finished: 3 found, 2 changed, 1 skipped", a.progress(change))
 			require.Equal(t, []string{c.state}, a.states(jobs[0]))

@@ -72,7 +72,8 @@ func TestClaimPastExpiredJobsThatStay(t *testing.T) {
 						require.Equal(t, 3, one[int](s, "select count(*) from awa.leases where lease_until > now()"),
 							"it comes back in a minute")
 						require.Contains(t, one[string](s, "select message from awa.health() where topic = 'refusals' "+
-							"and subject = $1", queue), fmt.Sprintf("to put off: 3; the first one is job %d: to cancel it was refused", bad[0]))
+							"and subject = $1", queue),
+							fmt.Sprintf("to put off: 3; the first one is job %d: to cancel it was refused", bad[0]))
 						require.Contains(t, one[string](s, "select awa.explain_job($1)", bad[0]), "No worker was given it")
 					}
 				}

@@ -116,3 +116,31 @@ func TestExpiryBesideALock(t *testing.T) {
 	s.slots()
 	s.balanced()
 }
+
+// One warning tells of all jobs in line that a call can't cancel, or can't let begin, and names one of them; whether
+// they can be put off or not.
+func TestOneWarningForJobsInLine(t *testing.T) {
+	for _, also := range []bool{false, true} {
+		d, s, bad, _, _ := linesThatExpired(t, 5, 1)
+		w, warnings := d.warned(t)
+		s.refusesAll("23514")
+		if !also {
+			s.exec("drop trigger refuse on awa.deferred_jobs")
+		}
+		w.exec("select awa.cancel_expired()")
+		require.Equal(t, []string{fmt.Sprintf("job %d has expired, and can't be cancelled, nor can 4 others", bad[0])},
+			*warnings)
+		s.exec("drop trigger refuse on awa.done_entries")
+		s.exec("update awa.limited_jobs set expires_at = null; delete from awa.deferred_jobs where kind = 'bad'")
+		for n := range 5 {
+			s.exec("select awa.enqueue('q', 'bad', group_key => $1)", fmt.Sprintf("g%d", n))
+		}
+		require.Empty(t, s.claim("q", 10))
+		s.exec("create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse()")
+		s.exec("select awa.complete_many(array_agg(h.job_id), array_agg(h.receipt)) from awa._holders h")
+		*warnings = nil
+		w.claim("q", 10)
+		require.Len(t, *warnings, 1)
+		require.Regexp(t, `job \d+ can't begin, nor can 4 others`, (*warnings)[0])
+	}
+}

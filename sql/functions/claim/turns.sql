@@ -406,6 +406,8 @@ declare
   v_xid constant xid8 := pg_current_xact_id();
   v_end bigint := greatest(pg_snapshot_xmax(now)::text::bigint, v_xid::text::bigint + 1);
   v_waiting_id bigint;
+  v_refused bigint[] := '{}';
+  v_refusal text;
 begin
   if one_by_one then
     foreach v_waiting_id in array waiting_ids loop
@@ -416,9 +418,11 @@ begin
         then
           raise;
         end if;
-        perform awa._put_off_turn(v_waiting_id, sqlerrm, sqlstate);
+        v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
+        v_refused := v_refused || awa._put_off_turn(v_waiting_id, sqlerrm, sqlstate);
       end;
     end loop;
+    perform awa._warn_refused(v_refused, 'can''t begin', v_refusal);
     return;
   end if;
   claim.lane := shard << 3 | 7;

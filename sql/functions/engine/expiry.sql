@@ -9,9 +9,9 @@ comment on function awa._is_expired is
   'Whether a job that waits has expired: its expires_at has passed, and no attempt that counts has begun';
 
 -- Cancels items of a claim that the caller has just appended, since their jobs have expired.
--- One by one where that fails, for a tenth of a second. A job whose end the server refuses to store, because of a user's
--- trigger, is put off, as promote_due does it. Where it can't be put off either, where the server lacks a resource, or
--- another session is in the way for more than milliseconds, it is left to rescue (_keep_expired).
+-- One by one where that fails, for a tenth of a second. A job whose end the server refuses to store, because of a
+-- user's trigger, is put off, as promote_due does it. Where it can't be put off either, where the server lacks a
+-- resource, or another session is in the way for more than milliseconds, it is left to rescue (_keep_expired).
 -- Changes lock_timeout: the calling function has to have a SET clause for it.
 -- Why: the claim must not fail for that job, and must not hand it out.
 create or replace function awa._expire_claimed(receipts bigint[]) returns void
@@ -86,8 +86,8 @@ return array(
 comment on function awa._jobs_of is 'The jobs of some receipts of one claim, in their order';
 
 -- Leaves the jobs of items of a claim that have expired, and could not be cancelled, to rescue: as attempts of nobody.
--- These have lease rows, and no slots. Where a row is refused, too, its item stays open, takes a slot of the queue where
--- the claim holds some, and materialize tries it again.
+-- These have lease rows, and no slots. Where a row is refused, too, its item stays open, takes a slot of the queue
+-- where the claim holds some, and materialize tries it again.
 -- Why: an item that has passed the cursor is claimed, or it is lost.
 create or replace function awa._keep_expired(receipts bigint[], error text) returns void
 language plpgsql

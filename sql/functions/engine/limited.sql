@@ -50,6 +50,8 @@ as $$
 #variable_conflict use_variable
 declare
   v_job_id bigint;
+  v_refused bigint[] := '{}';
+  v_refusal text;
 begin
   cancelled := 0;
   if job_ids = '{}' then
@@ -76,17 +78,20 @@ begin
       end if;
       lack := coalesce(lack, awa._lack(sqlerrm, sqlstate));
       if awa._lack(sqlerrm, sqlstate) is null then
+        v_refused := v_refused || v_job_id;
+        v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
         perform awa._put_off_in_line(v_job_id, sqlerrm, sqlstate);
       end if;
     end;
   end loop;
+  perform awa._warn_refused(v_refused, 'has expired, and can''t be cancelled', v_refusal);
   perform set_config('lock_timeout', '0', true);
 end
 $$;
 comment on function awa._expire_limited is
   'Cancels jobs that wait for their groups, and have expired, until a time; returns how many, and a lack (see _lack)';
 
--- Puts off a job in line that has expired, since the server refuses to cancel it; where it can't, it warns.
+-- Puts off a job in line that has expired, since the server refuses to cancel it; where it can't, the job stays.
 create or replace function awa._put_off_in_line(job_id bigint, message text, code text) returns void
 language plpgsql
 as $$
@@ -96,11 +101,10 @@ exception when others then
   if not awa._is_about_a_row(sqlstate) then
     raise;
   end if;
-  raise warning 'job % has expired, and can''t be cancelled', job_id using errcode = code, detail = message;
 end
 $$;
 comment on function awa._put_off_in_line is
-  'Puts off a job in line that has expired, since the server refuses to cancel it; where it can''t, it warns';
+  'Puts off a job in line that has expired, since the server refuses to cancel it; where it can''t, the job stays';
 
 -- Puts off a job that waits for its group, since the server refuses to begin it, or to cancel it when it has expired.
 create or replace function awa._put_off_limited(job_id bigint, deed text, error text) returns void
@@ -111,7 +115,6 @@ declare
   v_jobs awa.deferred_jobs[] := array(select g from awa._leave_lines(array[job_id]) g);
   v_attempts awa.leases[] := array(select a from unnest(v_jobs) g cross join lateral awa._last_attempt(g) a);
 begin
-  raise warning 'to % job % was refused', deed, job_id using detail = error;
   perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', 'scheduled')
      from unnest(v_jobs) g
     where g.unique_key is not null;
@@ -128,9 +131,9 @@ $$;
 comment on function awa._put_off_limited is
   'Puts off a job that waits for its group, since the server refuses to begin it, or to cancel it when it has expired';
 
--- Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back.
+-- Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back; returns the job.
 -- Where it can't be put off either, its turn goes to the end of its lane. It keeps its place in a group in order.
-create or replace function awa._put_off_turn(waiting_id bigint, message text, code text) returns void
+create or replace function awa._put_off_turn(waiting_id bigint, message text, code text) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -150,14 +153,14 @@ begin
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
-    raise warning 'job % can''t begin', v_job.job_id using errcode = code, detail = message;
     insert into awa.turns (turn_id, lane, group_id, waiting_id)
     values (nextval('awa.turn_ids'), v_job.lane, v_job.group_id, waiting_id);
   end;
+  return v_job.job_id;
 end
 $$;
 comment on function awa._put_off_turn is
-  'Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back';
+  'Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back; returns the job';
 
 -- Takes a job that this transaction has cancelled out of the line of its group; returns whether it was there.
 -- A claim has put it aside since. Where the transaction has retried it, too, it has its place in the log, and keeps its

@@ -266,7 +266,8 @@ select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where
 union all
 select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
        format(
-         'jobs that have expired, and that the server refuses to cancel, and to put off: %s; the first one is job %s: %s',
+         'jobs that have expired, and that the server refuses to cancel, and to put off: %s; the first one is job %s: '
+         '%s',
          q.jobs, q.job_id, left(l.errors -> -1 ->> 'error', 300)),
        'Mend the trigger or the constraint that refuses it. Then they are cancelled within a minute or two.',
        jsonb_build_object('jobs', q.jobs, 'job_id', q.job_id)
