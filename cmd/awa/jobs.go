@@ -15,9 +15,12 @@ import (
 )
 
 const jobsUsage = `usage: awa jobs [FILTER]... [--limit N] [--before-id ID]
+       awa jobs ACTION FILTER... [--yes]
 
-Lists jobs, the newest first: the beginning of their args and of their last error. Reads as a member of
-awa_reader.
+Lists jobs, the newest first: the beginning of their args and of their last error. Or changes all jobs that
+match, however many there are: counts them and, with --yes, starts a change that maintenance makes in parts.
+ACTION is cancel, retry, discard (dead letters), move, set-priority or delete. To list and to count needs
+the role awa_reader, to change awa_operator.
 
   --queue NAME  --kind NAME  --state STATE  --tag TAG  --group KEY
                    jobs of this queue, kind, state, tag or group. States are available, scheduled, retryable,
@@ -25,8 +28,11 @@ awa_reader.
   --args JSON      jobs whose args contain this, as '{"customer": 7}'
   --limit N        how many, at most (20; 1 to 1,000)
   --before-id ID   jobs with lower ids: the next page
+  --before TIME    of an action: enqueued before or, of jobs that have ended, ended before
+` + actFlags + `  --over DURATION  of retry: spread over this time
+  --wait           wait until the change has ended
 ` + viewFlags + `
-Exit status: 0 done, or a signal has ended --watch; 1 it failed; 2 the command line is wrong.
+Exit status: 0 done, shown, or a signal has ended --watch; 1 it failed; 2 the command line is wrong.
 `
 
 // jobFilter says which jobs.
@@ -94,8 +100,16 @@ type listed struct {
 }
 
 // listJobsQuery reads a page. Of args and errors it returns the first characters, and args as they are where they are
-// no longer than that.
-var listJobsQuery = fmt.Sprintf(`
+// no longer than that. someJobsQuery does so for jobs by their ids.
+var (
+	listJobsQuery = briefly(`awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5,
+		tag => $6, args => $7::text::jsonb, group_key => $8) j`)
+	someJobsQuery = briefly("unnest($1::bigint[]) i(id) cross join lateral awa.job(i.id) j")
+)
+
+// briefly returns a query for jobs of a list.
+func briefly(from string) string {
+	return fmt.Sprintf(`
 	select row_to_json(r)
 	  from (
 	    select j.id, j.queue, j.kind, j.state, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at,
@@ -104,27 +118,37 @@ var listJobsQuery = fmt.Sprintf(`
 	           case when length(a.text) > %[1]d then left(a.text, %[1]d) end as args_start,
 	           octet_length(a.text) as args_bytes,
 	           left(j.errors -> -1 ->> 'error', %[1]d) as last_error
-	      from awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5, tag => $6,
-	             args => $7::text::jsonb, group_key => $8) j
+	      from %[2]s
 	     cross join lateral (select j.args::text as text offset 0) a
 	     order by j.id desc
-	  ) r`, payloadStart)
+	  ) r`, payloadStart, from)
+}
 
 func runJobs(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	v := newView("jobs", 10*time.Second, "--state, --queue or --limit", stdout, stderr)
-	var filter jobFilter
-	var beforeID int64
-	limit := 20
-	err := v.parse(args, 0, func(flags *flag.FlagSet) {
-		filter.define(flags)
-		flags.Func("limit", "", numberFlag(&limit, 1, 1000))
-		flags.Func("before-id", "", numberFlag(&beforeID, 1, 1<<62))
-	})
-	if err != nil {
+	var a act
+	if err := v.parse(args, 1, func(flags *flag.FlagSet) { a.define(flags, true); v.actorFlag(flags) }); err != nil {
+		return err
+	}
+	if len(v.operands) == 0 {
+		return v.listing(ctx, &a)
+	}
+	if a.action = v.operands[0]; acts[a.action].name == "" {
+		return v.refuse("argument 1 should be %s; awa job takes ids", actNames())
+	}
+	if err := a.check(v, true); err != nil {
+		return err
+	}
+	return v.all(ctx, &a)
+}
+
+// listing lists jobs.
+func (v *view) listing(ctx context.Context, a *act) error {
+	if err := v.only("a list", append(filterFlags, "limit", "before-id", "watch", "every")...); err != nil {
 		return err
 	}
 	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
-		return v.listJobs(ctx, tx, filter, beforeID, limit)
+		return v.listJobs(ctx, tx, a.filter, a.beforeID, a.limit)
 	})
 }
 
@@ -201,14 +225,17 @@ func (j listed) about() string {
 }
 
 const jobUsage = `usage: awa job ID [--explain]
+       awa job ACTION ID... [--yes]
 
 Shows a job: why it is not running, or how it ended; its times, args, metadata, progress, output and
-errors. On a terminal, of each the first 4,000 characters; as JSON, all. Reads as a member of awa_reader.
+errors. On a terminal, of each the first 4,000 characters; as JSON, all. Or changes jobs: shows them and,
+with --yes, changes one after the other. ACTION is cancel, retry, discard (dead letters), move, set-priority
+or delete. To see jobs needs the role awa_reader, to change them awa_operator.
 
   --explain        print in words why the job is not running, and nothing else
-` + viewFlags + `
-Exit status: 0 done, or a signal has ended --watch; 1 it failed, or there is no such job; 2 the command
-line is wrong.
+` + actFlags + viewFlags + `
+Exit status: 0 done, shown, or a signal has ended --watch; 1 it failed, there is no such job, or one of them
+was not changed; 2 the command line is wrong.
 `
 
 // fullJobQuery has all of a job, where $2 is null; otherwise the first characters of what may be long.
@@ -259,15 +286,40 @@ var errNoSuchJob = errors.New("there is no job of this id, or it is not kept any
 func runJob(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	v := newView("job", 10*time.Second, "", stdout, stderr)
 	var explains bool
-	err := v.parse(args, 1, func(flags *flag.FlagSet) { flags.BoolVar(&explains, "explain", false, "") })
+	var a act
+	err := v.parse(args, 1001, func(flags *flag.FlagSet) {
+		flags.BoolVar(&explains, "explain", false, "")
+		a.define(flags, false)
+		v.actorFlag(flags)
+	})
 	if err != nil {
 		return err
 	}
 	var id int64
-	if len(v.operands) == 0 {
+	switch {
+	case len(v.operands) == 0:
 		return v.refuse("which job? Pass its id")
-	} else if numberFlag(&id, 1, 1<<62)(v.operands[0]) != nil {
-		return v.refuse("argument 1 should be the id of a job")
+	case acts[v.operands[0]].name != "":
+		a.action = v.operands[0]
+		if len(v.operands) == 1 {
+			return v.refuse("%s needs the ids of jobs; awa jobs takes a filter", a.action)
+		}
+		if err := a.takeIDs(v, v.operands[1:], 2); err != nil {
+			return err
+		}
+		if err := a.check(v, false); err != nil {
+			return err
+		}
+		return v.some(ctx, &a)
+	}
+	if err := v.only("one job", "explain", "watch", "every"); err != nil {
+		return err
+	}
+	if numberFlag(&id, 1, 1<<62)(v.operands[0]) != nil {
+		return v.refuse("argument 1 should be the id of a job, or %s", actNames())
+	}
+	if len(v.operands) > 1 {
+		return v.refuse("unexpected argument: argument 2")
 	}
 	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
 		if explains {

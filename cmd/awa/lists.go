@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -12,36 +11,53 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const dlqUsage = `usage: awa dlq [--queue NAME] [--kind NAME] [--tag TAG] [--group KEY] [--args JSON]
-               [--limit N] [--before-id ID]
+const dlqUsage = `usage: awa dlq [FILTER]... [--limit N] [--before-id ID]
+       awa dlq retry|delete ID... [--yes]
+       awa dlq retry|delete FILTER... [--yes]
 
-Lists dead letters, the newest jobs first, with the beginning of their last error. Reads as a member of
-awa_reader. The flags are those of awa jobs.
+Lists dead letters, the newest jobs first, with the beginning of their last error. Or retries or deletes
+some, or all that match; the flags are those of awa jobs, without --state. To list needs the role
+awa_reader, to change awa_operator.
 
+` + actFlags + `  --over DURATION  of retry of all that match: spread over this time
+  --wait           wait until the change of all that match has ended
 ` + viewFlags + `
-Exit status: 0 done, or a signal has ended --watch; 1 it failed; 2 the command line is wrong.
+Exit status: 0 done, shown, or a signal has ended --watch; 1 it failed, or one of them was not changed; 2
+the command line is wrong.
 `
 
 func runDLQ(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	v := newView("dlq", 10*time.Second, "--queue, --kind or --limit", stdout, stderr)
-	var filter jobFilter
-	var beforeID int64
-	limit := 20
-	err := v.parse(args, 0, func(flags *flag.FlagSet) {
-		filter.define(flags)
-		flags.Func("limit", "", numberFlag(&limit, 1, 1000))
-		flags.Func("before-id", "", numberFlag(&beforeID, 1, 1<<62))
-	})
-	if err != nil {
+	var a act
+	if err := v.parse(args, 1001, func(flags *flag.FlagSet) { a.define(flags, true); v.actorFlag(flags) }); err != nil {
 		return err
 	}
-	if filter.state != "" {
+	if a.filter.state != "" {
 		return v.refuse("--state has no meaning here: all of them are dead; see awa jobs")
 	}
-	filter.state = "dead"
-	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
-		return v.listJobs(ctx, tx, filter, beforeID, limit)
-	})
+	if len(v.operands) > 0 && v.operands[0] != "retry" && v.operands[0] != "delete" {
+		return v.refuse("argument 1 should be retry or delete")
+	}
+	switch {
+	case len(v.operands) == 0:
+		a.filter.state = "dead"
+		return v.listing(ctx, &a)
+	case len(v.operands) == 1:
+		a.action = v.operands[0]
+		if err := a.check(v, true); err != nil {
+			return err
+		}
+		a.filter.state = "dead"
+		return v.all(ctx, &a)
+	}
+	a.action = v.operands[0]
+	if err := a.takeIDs(v, v.operands[1:], 2); err != nil {
+		return err
+	}
+	if err := a.check(v, false); err != nil {
+		return err
+	}
+	return v.some(ctx, &a)
 }
 
 const workersUsage = `usage: awa workers [--search TEXT] [--limit N]
@@ -275,159 +291,4 @@ func auditTable(audited []auditRow, width int) []string {
 		{"RETRYABLE", true, 0}, {"RUNNING", true, 0}, {"COMPLETED", true, 0}, {"FAILED", true, 0},
 		{"CANCELLED", true, 0}, {"DEAD", true, 0}, {"BOOKS", false, 0},
 	}, rows, 0)
-}
-
-const queuesUsage = `usage: awa queues [--search TEXT] [--limit N]
-       awa queues NAME
-
-Lists queues with their counts; or shows the settings and counts of one, and what came and ended in it over
-the last hour. Reads as a member of awa_reader.
-
-  --search TEXT    those with this in their names
-  --limit N        how many, at most (100; 1 to 10,000)
-` + viewFlags + `
-Exit status: 0 done, or a signal has ended --watch; 1 it failed, or there is no such queue; 2 the command
-line is wrong.
-`
-
-type queue struct {
-	Queue         string     `json:"queue"`
-	PausedAt      *time.Time `json:"paused_at"`
-	Workers       int64      `json:"workers"`
-	Available     int64      `json:"available"`
-	Scheduled     int64      `json:"scheduled"`
-	Retryable     int64      `json:"retryable"`
-	Running       int64      `json:"running"`
-	Completed     int64      `json:"completed"`
-	Failed        int64      `json:"failed"`
-	Cancelled     int64      `json:"cancelled"`
-	Dead          int64      `json:"dead"`
-	OldestReadyAt *time.Time `json:"oldest_ready_at"`
-	Limited       int64      `json:"limited"`
-}
-
-const queuesQuery = `
-	select row_to_json(q)
-	  from awa.list_queues() q
-	 where ($1::text is null or position(lower($1) in lower(q.queue)) > 0) and ($2::text is null or q.queue = $2)
-	 limit $3`
-
-func runQueues(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	v := newView("queues", 10*time.Second, "", stdout, stderr)
-	var search string
-	limit := 100
-	err := v.parse(args, 1, func(flags *flag.FlagSet) {
-		flags.StringVar(&search, "search", "", "")
-		flags.Func("limit", "", numberFlag(&limit, 1, 10000))
-	})
-	if err != nil {
-		return err
-	}
-	if len(v.operands) == 1 {
-		if err := v.only("one queue", "watch", "every"); err != nil {
-			return err
-		}
-		return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
-			return v.oneQueue(ctx, tx, v.operands[0])
-		})
-	}
-	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
-		at, err := now(ctx, tx)
-		if err != nil {
-			return shown{}, err
-		}
-		raw, queues, err := rowsOf[queue](ctx, tx, v.masker, queuesQuery, optional(search), nil, limit)
-		return shown{raw, func(width int) []string { return queueTable(queues, at, limit, width) }}, err
-	})
-}
-
-func queueTable(queues []queue, now time.Time, limit, width int) []string {
-	if len(queues) == 0 {
-		return []string{"There are no such queues."}
-	}
-	rows := make([][]string, len(queues))
-	for i, q := range queues {
-		state := "open"
-		if q.PausedAt != nil {
-			state = "paused"
-		}
-		rows[i] = []string{q.Queue, state, number(q.Available), ago(q.OldestReadyAt, now), number(q.Limited),
-			number(q.Running), number(q.Scheduled), number(q.Retryable), number(q.Failed), number(q.Dead),
-			number(q.Workers)}
-	}
-	lines := table([]column{
-		{"QUEUE", false, 32}, {"STATE", false, 0}, {"AVAILABLE", true, 0}, {"OLDEST", true, 0}, {"LIMITED", true, 0},
-		{"RUNNING", true, 0}, {"SCHEDULED", true, 0}, {"RETRYABLE", true, 0}, {"FAILED", true, 0}, {"DEAD", true, 0},
-		{"WORKERS", true, 0},
-	}, rows, width)
-	return more(lines, len(queues), limit)
-}
-
-// step is a step of queue_stats.
-type step struct {
-	At        time.Time `json:"at"`
-	Enqueued  int64     `json:"enqueued"`
-	Completed int64     `json:"completed"`
-	Failed    int64     `json:"failed"`
-	WaitP50   string    `json:"wait_p50"`
-	WaitP95   string    `json:"wait_p95"`
-	RunP50    string    `json:"run_p50"`
-	RunP95    string    `json:"run_p95"`
-}
-
-func (v *view) oneQueue(ctx context.Context, tx pgx.Tx, name string) (shown, error) {
-	raw, queues, err := rowsOf[queue](ctx, tx, v.masker, queuesQuery, nil, name, 1)
-	if err != nil {
-		return shown{}, err
-	}
-	if len(queues) == 0 {
-		return shown{}, errNoSuchQueue
-	}
-	stats, steps, err := rowsOf[step](ctx, tx, v.masker,
-		"select row_to_json(s) from awa.queue_stats(queue => $1, since => '1 hour', step => '10 minutes') s", name)
-	if err != nil {
-		return shown{}, err
-	}
-	return shown{
-		struct {
-			Queue json.RawMessage   `json:"queue"`
-			Stats []json.RawMessage `json:"stats"`
-		}{raw[0], stats},
-		func(width int) []string { return queueLines(raw[0], steps, width) },
-	}, nil
-}
-
-var errNoSuchQueue = fmt.Errorf("there is no queue of this name\nawa queues lists all of them")
-
-// queueLines has all fields of a queue, in the order in which the server names them, and its statistics.
-func queueLines(raw json.RawMessage, steps []step, width int) []string {
-	var rows [][]string
-	decoder := json.NewDecoder(strings.NewReader(string(raw)))
-	decoder.UseNumber()
-	_, err := decoder.Token()
-	for err == nil && decoder.More() {
-		var name json.Token
-		if name, err = decoder.Token(); err != nil {
-			break
-		}
-		var value json.RawMessage
-		err = decoder.Decode(&value)
-		text := string(value)
-		if json.Unmarshal(value, &text) != nil {
-			text = string(value)
-		}
-		if string(value) != "null" {
-			rows = append(rows, []string{fmt.Sprint(name), text})
-		}
-	}
-	lines := append(table([]column{{"SETTING OR COUNT", false, 0}, {"VALUE", false, 0}}, rows, width), "")
-	rows = nil
-	for _, s := range steps {
-		rows = append(rows, []string{s.At.UTC().Format("15:04"), number(s.Enqueued), number(s.Completed),
-			number(s.Failed), s.WaitP50, s.WaitP95, s.RunP50, s.RunP95})
-	}
-	return append(lines, table([]column{
-		{"FROM (UTC)", false, 0}, {"ENQUEUED", true, 0}, {"COMPLETED", true, 0}, {"FAILED", true, 0},
-		{"WAIT P50", true, 0}, {"WAIT P95", true, 0}, {"RUN P50", true, 0}, {"RUN P95", true, 0},
-	}, rows, width)...)
 }

@@ -23,11 +23,12 @@ const usage = `usage: awa COMMAND [ARGS]
   awa migrate     install Awa in a database, or bring it up to date
   awa doctor      say what is wrong with an installation, and what to do
   awa work        run a program for each job
-  awa jobs        list jobs by queue, state, kind, tag, group or args
-  awa job         show a job, and say why it is not running
-  awa queues      list queues with their counts; show one with its settings
+  awa jobs        list jobs by queue, state, kind, tag, group or args; change all that match
+  awa job         show a job, and say why it is not running; cancel, retry, move or delete some
+  awa queues      list queues with their counts; show, pause, resume or configure one
   awa schedules   list schedules, with their next and last times; pause, resume or trigger one
-  awa dlq         list dead letters
+  awa dlq         list dead letters; retry or delete some, or all that match
+  awa changes     list changes of many jobs; stop one
   awa workers     list workers
   awa health      say what is wrong in the database, and what to do
   awa audit       check that no job is missing
@@ -113,6 +114,7 @@ line is wrong.
 	"job":     jobUsage,
 	"queues":  queuesUsage,
 	"dlq":     dlqUsage,
+	"changes": changesUsage,
 	"workers": workersUsage,
 	"health":  healthUsage,
 	"audit":   auditUsage,
@@ -185,6 +187,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runQueues(ctx, args, stdout, stderr)
 	case "dlq":
 		err = runDLQ(ctx, args, stdout, stderr)
+	case "changes":
+		err = runChanges(ctx, args, stdout, stderr)
 	case "workers":
 		err = runWorkers(ctx, args, stdout, stderr)
 	case "health":

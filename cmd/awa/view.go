@@ -124,6 +124,9 @@ func (v *view) parse(args []string, max int, more func(*flag.FlagSet)) (err erro
 	return nil
 }
 
+// actorFlag defines the flag that says for whom jobs are changed.
+func (v *view) actorFlag(flags *flag.FlagSet) { flags.StringVar(&v.actor, "actor", "", "") }
+
 // refuse tells what is wrong with the command line. It shows nothing of the arguments but names of flags.
 func (v *view) refuse(format string, args ...any) error {
 	fmt.Fprintf(v.stderr, "awa %s: %s\n%s", v.command, fmt.Sprintf(format, args...), usages[v.command])
@@ -138,7 +141,7 @@ func (v *view) given(name string) (is bool) {
 
 // only refuses flags that have no meaning for an action.
 func (v *view) only(action string, known ...string) error {
-	known = append(known, "json", "timeout", "mask", "database-url")
+	known = append(slices.Clone(known), "json", "timeout", "mask", "database-url")
 	var wrong []string
 	v.flags.Visit(func(f *flag.Flag) {
 		if !slices.Contains(known, f.Name) {

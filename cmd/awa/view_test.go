@@ -274,7 +274,7 @@ func TestViewFlags(t *testing.T) {
 		"jobs --timeout hunter2":               "for flag -timeout: should be a positive duration",
 		"jobs --mask *":                        "for flag -mask: a pattern should be",
 		"jobs --json=hunter2":                  "for flag -json: ",
-		"jobs hunter2":                         "unexpected argument: argument 1",
+		"jobs hunter2":                         "argument 1 should be cancel, ",
 		"job":                                  "which job? Pass its id",
 		"job hunter2":                          "argument 1 should be the id of a job",
 		"job 1 --queue q":                      "argument 2 is no flag that there is",
