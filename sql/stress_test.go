@@ -118,8 +118,11 @@ func TestStress(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: repeat with -stress.seed=%[1]d", seed)
+	stress(t, testdb.URL(t), seed)
+}
 
-	url := testdb.URL(t)
+func stress(t *testing.T, url string, seed uint64) {
+	t.Helper()
 	books := &book{committed: map[int64]bool{}, moved: map[int64]bool{}, unlimited: seed%2 == 0}
 	newClient := func(id int) *client {
 		return &client{db: testdb.Connect(t, url), rand: rand.New(rand.NewPCG(seed, uint64(id))), book: books, id: id}
