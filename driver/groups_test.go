@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -111,6 +112,48 @@ func TestWorkerComesWhenALimitOpens(t *testing.T) {
 			ran := newTally()
 			runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour})
 			waitForState(t, pool, last, "completed")
+		})
+	}
+}
+
+// A slot that comes back without an announcement, as within 5 ms of a wake that rolled back, is found with the next look
+// of a worker that waits for it: after PollInterval at the latest, however long the worker has been idle.
+func TestSlotThatIsNotAnnounced(t *testing.T) {
+	driver.SleepUntilNotified(t)
+	const every = 400 * time.Millisecond
+	for name, limit := range map[string]driver.QueueSettings{
+		"of the queue": {MaxRunning: driver.Set(1)},
+		"of a group":   {GroupMaxRunning: driver.Set(1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := testdb.New(t)
+			require.NoError(t, driver.NewClient(pool).ConfigureQueue(t.Context(), "default", limit))
+			_, err := pool.Exec(t.Context(), "create or replace function awa._notify_once(clock regclass, channel text) "+
+				"returns void language plpgsql as 'begin end'")
+			require.NoError(t, err)
+			began := make(chan time.Time, 1)
+			var took []time.Duration
+			for range 3 { // the one in the middle, since any one may be late on a busy machine
+				enqueue(t, pool, note{}, driver.EnqueueOptions{GroupKey: "g"})
+				var job, receipt int64
+				require.NoError(t, pool.QueryRow(t.Context(), "select job_id, receipt from awa.claim('default', 1)").
+					Scan(&job, &receipt))
+				waits := enqueue(t, pool, note{}, driver.EnqueueOptions{GroupKey: "g"})
+				stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+					began <- time.Now()
+					return nil
+				}), driver.WorkerConfig{PollInterval: every})
+				time.Sleep(4 * every) // its looks have become as rare as they get
+				require.Equal(t, "available", waitForState(t, pool, waits, "available").State)
+				_, err := pool.Exec(t.Context(), "select awa.complete($1, $2)", job, receipt)
+				require.NoError(t, err)
+				returned := time.Now()
+				took = append(took, (<-began).Sub(returned))
+				waitForState(t, pool, waits, "completed")
+				require.NoError(t, stop())
+			}
+			slices.Sort(took)
+			require.Less(t, took[1], 2*every, "%v", took)
 		})
 	}
 }
