@@ -116,8 +116,8 @@ func TestWorkerComesWhenALimitOpens(t *testing.T) {
 	}
 }
 
-// A slot that comes back without an announcement, as within 5 ms of a wake that rolled back, is found with the next look
-// of a worker that waits for it: after PollInterval at the latest, however long the worker has been idle.
+// A slot that comes back unannounced, as within 5 ms of a wake that rolled back, is found with the next look of a
+// worker that waits for it: after PollInterval at the latest, however long the worker has been idle.
 func TestSlotThatIsNotAnnounced(t *testing.T) {
 	driver.SleepUntilNotified(t)
 	const every = 400 * time.Millisecond
@@ -128,8 +128,8 @@ func TestSlotThatIsNotAnnounced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pool := testdb.New(t)
 			require.NoError(t, driver.NewClient(pool).ConfigureQueue(t.Context(), "default", limit))
-			_, err := pool.Exec(t.Context(), "create or replace function awa._notify_once(clock regclass, channel text) "+
-				"returns void language plpgsql as 'begin end'")
+			_, err := pool.Exec(t.Context(), "create or replace function awa._notify_once(clock regclass, "+
+				"channel text) returns void language plpgsql as 'begin end'")
 			require.NoError(t, err)
 			began := make(chan time.Time, 1)
 			var took []time.Duration

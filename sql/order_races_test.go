@@ -198,6 +198,20 @@ func TestPlacesAfterARestore(t *testing.T) {
 	s.slots()
 }
 
+// After a restore the books are right before the first claim, also of a group with a limit of its own that has room.
+func TestOwnLimitAfterARestore(t *testing.T) {
+	s := newDatabase(t).session()
+	s.limits("q", `{"group_max_running": 1}`)
+	s.exec(`select awa.configure_group('q', 'g', '{"group_max_running": 2}')`)
+	jobs := s.enqueueInGroup("q", "g", 4)
+	s.completeMany(s.claim("q", 9)[:1])
+	require.Equal(t, int64(1), s.materialize(), "a restore has counted the attempts, which have rows of their own by then")
+	s.exec("select awa._recount_limits()")
+	s.slots()
+	require.Equal(t, jobs[2:3], ids(s.claim("q", 9)))
+	s.slots()
+}
+
 // A job that failed for good is retried before the next claim: under strict it is a new one, behind those in line, also
 // behind those that claims have not come to; under halt it goes first.
 func TestRetryBeforeTheNextClaim(t *testing.T) {

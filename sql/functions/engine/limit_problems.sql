@@ -58,6 +58,7 @@ select l.shard >> 6,
   left join awa.group_settings o on o.queue_id = l.shard >> 6 and o.group_id = l.group_id
  where (s.running < awa._group_limit(coalesce(o.group_max_running, h.group_max_running), h.group_order)) is not false
    and s.holder is null
+   and h.group_max_running is distinct from 0 -- since a restore: the next claim looks at all groups
    and not (h.group_turns and s.rate_turns > 0)
    and (s.opens_at >= coalesce(h.opened_until, '-infinity')) is not true
    and (o.paused_at is not null and o.paused_until is null) is not true
