@@ -75,7 +75,10 @@ func TestCommandsCallNothingOfOthers(t *testing.T) {
 		{"schedules"}, {"schedules", "--json"}, {"schedules", "next", "c"}, {"schedules", "explain", "s"},
 		{"schedules", "pause", "c", "why"}, {"schedules", "next", "c"}, {"schedules", "resume", "c"},
 		{"schedules", "trigger", "s"}, {"jobs"}, {"job", "1"}, {"job", "1", "--json=false"}, {"job", "1", "--explain"},
-		{"queues"}, {"queues", "q"}, {"workers"}, {"dlq"}, {"health"}, {"audit"},
+		{"queues"}, {"queues", "q"}, {"workers"}, {"dlq"}, {"health"}, {"audit"}, {"changes"},
+		{"job", "cancel", "2"}, {"job", "retry", "2"}, {"jobs", "cancel", "--kind", "k"}, {"jobs", "delete", "--queue", "q"},
+		{"jobs", "cancel", "--queue", "q", "--tag", "none", "--yes"}, {"changes", "stop", "1"},
+		{"queues", "pause", "q"}, {"queues", "configure", "q", "lease=1 minute"}, {"queues", "resume", "q"},
 		{"doctor"}, {"migrate"}, {"uninstall", "--force"}, {"migrate"}, {"doctor"},
 	} {
 		status, stdout, stderr := awa(t.Context(), append(command, "--database-url", databaseURL)...)

@@ -23,6 +23,7 @@ const usage = `usage: awa COMMAND [ARGS]
   awa migrate     install Awa in a database, or bring it up to date
   awa doctor      say what is wrong with an installation, and what to do
   awa work        run a program for each job
+  awa top         show queues, rates and running jobs on a terminal, with keys to act
   awa jobs        list jobs by queue, state, kind, tag, group or args; change all that match
   awa job         show a job, and say why it is not running; cancel, retry, move or delete some
   awa queues      list queues with their counts; show, pause, resume or configure one
@@ -110,6 +111,7 @@ and --mask do.
 Exit status: 0 done, or a signal has ended --watch; 1 it failed, or there is no such schedule; 2 the command
 line is wrong.
 `,
+	"top":     topUsage,
 	"jobs":    jobsUsage,
 	"job":     jobUsage,
 	"queues":  queuesUsage,
@@ -179,6 +181,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runWork(ctx, args, stdout, stderr)
 	case "schedules":
 		err = runSchedules(ctx, args, stdout, stderr)
+	case "top":
+		err = runTop(ctx, args, stdout, stderr)
 	case "jobs":
 		err = runJobs(ctx, args, stdout, stderr)
 	case "job":
