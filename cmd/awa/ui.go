@@ -23,18 +23,28 @@ import (
 
 const uiUsage = `usage: awa ui [--listen ADDRESS] [--database-url URL]... [--base-path PATH]
               [--trusted-proxy NETWORK]... [--host NAME]...
-              [--mask PATTERN]...
+              [--mask PATTERN]... [--password-file FILE | --user-header NAME] [--role USER=ROLE]...
+              [--allow-changes]
 
 Serves pages that show the queue: its health, counts, statistics, jobs, and why a job does not run. It reads
-as a member of awa_reader, and changes nothing. Also /healthz, which answers 200 while this program runs.
+as a member of awa_reader, and changes nothing without --allow-changes. Also /healthz, which answers 200
+while this program runs.
 
-  --listen ADDRESS         where to listen: host:port (127.0.0.1:8080). Others than this machine are refused
+  --listen ADDRESS         where to listen: host:port (127.0.0.1:8080). Without a password file or a header
+                           of a proxy, only addresses of this machine
   --database-url URL       of a database; once for each of several
   --base-path PATH         the path below which a proxy shows the pages: /awa
-  --trusted-proxy NETWORK  an address, or a network as 10.0.0.0/8, whose X-Forwarded-Prefix is believed
+  --trusted-proxy NETWORK  an address, or a network as 10.0.0.0/8, whose X-Forwarded-Prefix and user's name
+                           are believed
   --host NAME              a name under which browsers know the pages, beside those of this machine
   --mask PATTERN           a key, as email or *phone*, whose values are not shown, beside those of passwords,
                            tokens and the like
+  --password-file FILE     names and passwords of users, as htpasswd -B writes them
+  --user-header NAME       the header in which a trusted proxy names the user, as X-Remote-User
+  --role USER=ROLE         the database role of a user; * stands for all others. Without any, all have the
+                           rights of the login
+  --allow-changes          offer to cancel and retry jobs, and to pause and resume queues, where the database
+                           role may do that
 
 Exit status: 0 it was stopped by a signal; 1 it can't listen there, or a URL is wrong; 2 the command line
 is wrong.
@@ -48,6 +58,10 @@ type uiFlags struct {
 	proxies      []netip.Prefix
 	hosts        []string
 	masks        []string
+	passwordFile string
+	userHeader   string
+	roles        map[string]string
+	allowChanges bool
 }
 
 // urlList is a flag that may be given several times; each value is added to what the flag had at first, if that was set
@@ -85,6 +99,20 @@ func (f *uiFlags) define(flags *flag.FlagSet) {
 		f.proxies = append(f.proxies, network.Masked())
 		return nil
 	})
+	flags.StringVar(&f.passwordFile, "password-file", "", "")
+	flags.StringVar(&f.userHeader, "user-header", "", "")
+	flags.BoolVar(&f.allowChanges, "allow-changes", false, "")
+	flags.Func("role", "", func(value string) error {
+		user, role, _ := strings.Cut(value, "=")
+		if user == "" || role == "" || role == "none" {
+			return errors.New("should be a user and a database role, as ada=operator, or *=viewer for all others")
+		}
+		if f.roles == nil {
+			f.roles = map[string]string{}
+		}
+		f.roles[user] = role
+		return nil
+	})
 	flags.Func("mask", "", func(value string) error {
 		_, err := mask.New(value)
 		f.masks = append(f.masks, value)
@@ -97,6 +125,20 @@ func (f *uiFlags) define(flags *flag.FlagSet) {
 		f.hosts = append(f.hosts, strings.ToLower(value))
 		return nil
 	})
+}
+
+// check says what is wrong with the flags together.
+func (f *uiFlags) check() error {
+	switch {
+	case f.passwordFile != "" && f.userHeader != "":
+		return errors.New("either --password-file or --user-header says who asks, not both")
+	case f.userHeader != "" && len(f.proxies) == 0:
+		return errors.New("which proxy names the user? Pass --trusted-proxy")
+	case f.passwordFile == "" && f.userHeader == "" && !isLoopback(f.listen):
+		return errors.New("without --password-file or --user-header the pages ask for no login, so they can be served " +
+			"to this machine alone: listen at 127.0.0.1")
+	}
+	return nil
 }
 
 // isLoopback says whether an address to listen at is reached from this machine alone.
@@ -123,8 +165,8 @@ func runUI(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			"\tawa ui --database-url postgres://user:password@localhost:5432/mydb")
 	}
 	hideAll(f.databaseURLs, stdout, stderr)
-	if !isLoopback(f.listen) {
-		return errors.New("the pages ask for no login, so they can be served to this machine alone: listen at 127.0.0.1")
+	if err := f.check(); err != nil {
+		return err
 	}
 	errorLog := &sharedWriter{w: stderr}
 	site, err := newUISite(ctx, f, slog.New(slog.NewTextHandler(errorLog, nil)))

@@ -22,6 +22,7 @@ import (
 // uiSite serves the pages of one database, or of several, each below a path of its own, with a list of them.
 type uiSite struct {
 	flags     uiFlags
+	users     *uiUsers
 	databases []uiDatabase
 }
 
@@ -34,7 +35,11 @@ type uiDatabase struct {
 }
 
 func newUISite(ctx context.Context, flags uiFlags, log *slog.Logger) (*uiSite, error) {
-	site := &uiSite{flags: flags}
+	users, err := newUIUsers(flags)
+	if err != nil {
+		return nil, err
+	}
+	site := &uiSite{flags: flags, users: users}
 	for n, databaseURL := range flags.databaseURLs {
 		pool, err := uiPool(ctx, databaseURL)
 		if err != nil {
@@ -44,6 +49,7 @@ func newUISite(ctx context.Context, flags uiFlags, log *slog.Logger) (*uiSite, e
 		database := uiDatabase{name: pool.Config().ConnConfig.Database, pool: pool}
 		options := ui.Options{
 			Prefix: flags.basePath, PrefixOf: site.forwarded, Log: log, Name: database.name, Mask: flags.masks,
+			User: userOf,
 		}
 		if len(flags.databaseURLs) > 1 {
 			database.path = "/db/" + strconv.Itoa(n+1)
@@ -128,8 +134,12 @@ func (s *uiSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "ok\n")
 		return
 	}
-	if !s.isKnownHost(r) {
+	if (!s.users.areAsked() || len(s.flags.hosts) > 0) && !s.isKnownHost(r) {
 		http.Error(w, "The pages are not known under this name: see --host.", http.StatusMisdirectedRequest)
+		return
+	}
+	r, ok := s.users.enter(w, r, s.isProxy(r))
+	if !ok {
 		return
 	}
 	if len(s.databases) == 1 {

@@ -4,16 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/awa-pg/awa/internal/testdb"
 )
@@ -135,5 +139,72 @@ func TestUIOfSeveralDatabases(t *testing.T) {
 		assert.Contains(t, page, `href="/awa/"`)
 		assert.Equal(t, 404, ask(site, "localhost", "127.0.0.1", base+"/db/3/").Code)
 		assert.Equal(t, 404, ask(site, "localhost", "127.0.0.1", base+"/jobs").Code)
+	}
+}
+
+// Only who says a right password enters, and reads with the role that is theirs.
+func TestUIPasswords(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "passwords")
+	text := fmt.Sprintf("# team\nada:%[1]s\nbob:%[1]s\n*:%[1]s\n", hash)
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	site := newTestSite(t, uiFlags{
+		databaseURLs: []string{testdb.URL(t)}, passwordFile: file, roles: map[string]string{"ada": "awa_reader"},
+	})
+	for credentials, want := range map[string]int{
+		"": 401, "ada:right": 200, "ada:wrong": 401, "ada:": 401, ":right": 401, "eve:right": 401, "ADA:right": 401,
+		"bob:right": 403, "*:right": 403, "eve:nobody's": 401,
+	} {
+		for range 2 {
+			r := httptest.NewRequest("GET", "/queues", nil)
+			r.Host = "queue.example.com"
+			if name, password, ok := strings.Cut(credentials, ":"); ok {
+				r.SetBasicAuth(name, password)
+			}
+			w := httptest.NewRecorder()
+			site.ServeHTTP(w, r)
+			assert.Equal(t, want, w.Code, credentials)
+			assert.Equal(t, want == 401, w.Header().Get("WWW-Authenticate") != "")
+			assert.Equal(t, want == 200, strings.Contains(w.Body.String(), "There is no such queue."), credentials)
+		}
+	}
+	assert.Equal(t, 401, ask(site, "localhost", "127.0.0.1", "/live/queues").Code)
+	assert.Equal(t, 401, ask(site, "localhost", "127.0.0.1", "/assets/awa.js").Code)
+	assert.Equal(t, 200, ask(site, "localhost", "127.0.0.1", "/healthz").Code)
+	for _, text := range []string{"", "ada", "ada:right", ":" + string(hash), "ada:$2y$31$" + string(hash)[7:]} {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		_, err := newUIUsers(uiFlags{passwordFile: file})
+		assert.Error(t, err, text)
+	}
+}
+
+// The name of a user is believed from named proxies alone, and becomes the role that is mapped to it.
+func TestUIBehindAProxy(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	site := newTestSite(t, uiFlags{
+		databaseURLs: []string{databaseURL}, userHeader: "X-Remote-User", allowChanges: true,
+		proxies: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		roles:   map[string]string{"*": "awa_reader", "nobody": "awa_producer"},
+	})
+	for _, from := range []string{"127.0.0.1", "10.2.0.1"} {
+		assert.Equal(t, 403, ask(site, "localhost", from, "/", "X-Remote-User", "ada").Code, from)
+	}
+	assert.Equal(t, 403, ask(site, "localhost", "10.1.0.1", "/").Code)
+	page := ask(site, "queue.example.com", "10.1.0.1", "/", "X-Remote-User", "<ada>").Body.String()
+	assert.Contains(t, page, "&lt;ada&gt;")
+	assert.NotContains(t, page, `class="failed"`)
+	assert.Contains(t, ask(site, "x", "10.1.0.1", "/queues", "X-Remote-User", "nobody").Body.String(), "may not read this")
+
+	for _, args := range [][]string{
+		{"--user-header", "X-User"}, {"--listen", ":0", "--trusted-proxy", "10.0.0.1"},
+		{"--user-header", "X-User", "--trusted-proxy", "10.0.0.1", "--password-file", "x"}, {"--password-file", "/nowhere"},
+	} {
+		status, _, _ := awa(t.Context(), append([]string{"ui", "--database-url", databaseURL}, args...)...)
+		assert.Equal(t, 1, status, args)
+	}
+	for _, role := range []string{"ada", "=x", "ada=", "ada=none"} {
+		status, _, _ := awa(t.Context(), "ui", "--role", role)
+		assert.Equal(t, 2, status, role)
 	}
 }

@@ -45,6 +45,7 @@ type oneJob struct {
 	Values   []value
 	Errors   []attemptError
 	Timeline timeline
+	Actions  []action
 }
 
 // mask hides what is not to be seen.
@@ -125,6 +126,11 @@ func (h *Handler) serveJob(w http.ResponseWriter, p *page, rest string) {
 		if job.Errors, err = rowsOf[attemptError](q, errorsSQL, *id); err != nil {
 			return nil, err
 		}
+		may, err := p.rights(q)
+		if err != nil {
+			return nil, err
+		}
+		job.Actions = offered(may, job.State)
 		job.mask(h.masker)
 		job.Timeline = newTimeline(job)
 		return job, nil

@@ -22,6 +22,7 @@ const (
 // feedKey is what makes two live pages the same: one reading serves all who watch it.
 type feedKey struct {
 	base, path, query, role string
+	mayChange               bool
 }
 
 // feed reads a page again and again while somebody watches it.
@@ -98,7 +99,7 @@ func (h *Handler) run(ctx context.Context, f *feed, key feedKey, query url.Value
 			return
 		case <-time.After(h.every):
 		}
-		p := h.newPage(ctx, key.base, User{Role: key.role})
+		p := h.newPage(ctx, key.base, User{Role: key.role, MayChange: key.mayChange})
 		p.path, p.query = key.path, query
 		name, data := h.routes[key.path](p)
 		var body bytes.Buffer
@@ -127,7 +128,7 @@ func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request, p *page) {
 		http.Error(w, "This page has no updates.", http.StatusNotFound)
 		return
 	}
-	updates, leave := h.watch(feedKey{p.base, p.path, liveQuery(p.query), p.user.Role}, p.query)
+	updates, leave := h.watch(feedKey{p.base, p.path, liveQuery(p.query), p.user.Role, p.user.MayChange}, p.query)
 	if updates == nil {
 		w.Header().Set("Retry-After", "60")
 		http.Error(w, "Too many pages are watched.", http.StatusServiceUnavailable)

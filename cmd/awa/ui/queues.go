@@ -50,6 +50,7 @@ type oneQueue struct {
 	ChangedAt *time.Time
 	ChangedBy *string
 	Settings  []setting
+	Actions   []action
 }
 
 type queueView struct {
@@ -80,6 +81,11 @@ func queuePage(p *page) (string, any) {
 			return nil, err
 		}
 		queue := &oneQueue{queueRow: *row}
+		may, err := p.rights(q)
+		if err != nil {
+			return nil, err
+		}
+		queue.Actions = offeredOfQueue(may, queue.PausedAt != nil)
 		var settings map[string]json.RawMessage
 		if err := q.QueryRow(q, settingsSQL, v.Name).Scan(&settings, &queue.ChangedAt, &queue.ChangedBy); err != nil {
 			return nil, err

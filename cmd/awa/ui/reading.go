@@ -50,13 +50,14 @@ func (p *page) transaction(mode pgx.TxAccessMode, do func(queryer) error) error 
 	timeout := p.h.options.Timeout * time.Duration(max(p.patience, 1))
 	ctx, cancel := context.WithTimeout(p.ctx, 2*timeout+time.Second) // waits for a connection, too
 	defer cancel()
-	return pgx.BeginTxFunc(ctx, p.h.pool, pgx.TxOptions{AccessMode: mode}, func(tx pgx.Tx) error {
+	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: mode}
+	return pgx.BeginTxFunc(ctx, p.h.pool, options, func(tx pgx.Tx) error {
 		const settings = `
 			select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
 			       pg_catalog.set_config('statement_timeout', $1, true),
 			       pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
 			       pg_catalog.set_config('awa.actor', $2, true)`
-		_, err := tx.Exec(ctx, settings, strconv.FormatInt(timeout.Milliseconds(), 10), p.user.Name)
+		_, err := tx.Exec(ctx, settings, strconv.FormatInt(timeout.Milliseconds(), 10), clean(p.user.Name))
 		if err != nil {
 			return err
 		}

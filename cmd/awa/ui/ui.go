@@ -38,7 +38,8 @@ type Options struct {
 	// Call it only for requests of a proxy that you trust: see ValidPrefix.
 	PrefixOf func(*http.Request) string
 
-	// User returns who asks, and what they may do; false refuses the request with 403. Default: everyone reads.
+	// User returns who asks, and what they may do; false refuses the request with 403. Default: everyone reads, and
+	// changes nothing.
 	User func(*http.Request) (User, bool)
 
 	// Name names the database on each page. Default: the name that PostgreSQL knows.
@@ -66,6 +67,10 @@ type User struct {
 	// Role is the database role that reads and changes for this user, which the pool's login must be a member of.
 	// Default: the login itself.
 	Role string
+
+	// MayChange offers the actions for which the database role has the rights. Otherwise the user reads only, whatever
+	// rights the role has.
+	MayChange bool
 }
 
 // Handler serves the pages. See New.
@@ -74,6 +79,7 @@ type Handler struct {
 	options Options
 	masker  *mask.Masker
 	routes  map[string]view
+	origin  *http.CrossOriginProtection
 	hub     hub
 
 	every, beat time.Duration // of live pages
@@ -105,7 +111,10 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ui: %w", err)
 	}
-	h := &Handler{pool: pool, options: options, masker: masker, every: liveEvery, beat: liveBeat}
+	h := &Handler{
+		pool: pool, options: options, masker: masker, origin: http.NewCrossOriginProtection(), every: liveEvery,
+		beat: liveBeat,
+	}
 	h.routes = map[string]view{
 		"/": overviewPage, "/queues": queuesPage, "/queue": queuePage, "/jobs": jobsPage,
 		"/dead": deadPage, "/schedules": schedulesPage, "/schedule": schedulePage, "/workers": workersPage,
@@ -116,7 +125,7 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 			return nil, errors.New("ui: the prefix should be a path such as /admin/queue")
 		}
 		first := "/" + strings.Split(options.Prefix, "/")[1]
-		if _, isPage := h.routes[first]; isPage || slices.Contains([]string{"/job", "/assets", "/live"}, first) {
+		if _, isPage := h.routes[first]; isPage || slices.Contains([]string{"/job", "/assets", "/live", "/act"}, first) {
 			return nil, fmt.Errorf("ui: the prefix can't begin with %s, which is the path of a page", first)
 		}
 	}
@@ -162,6 +171,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	isSearch := r.Method == http.MethodPost && p.path == "/jobs" // by arguments, which stay out of the URL
+	isAction := r.Method == http.MethodPost && p.path == "/act"
+	if err := h.origin.Check(r); err != nil {
+		p.send(w, http.StatusForbidden, "message", p.message("Another site has sent this: nothing was done."))
+		return
+	}
+	if isAction {
+		p.act(w, r)
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead && !isSearch {
 		header.Set("Allow", "GET, HEAD")
 		p.send(w, http.StatusMethodNotAllowed, "message", p.message("There is nothing here that can be changed."))
