@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(18);
+select plan(22);
 
 select is(awa._rate_allows(null, now(), now()), null, 'without a rate any number of jobs may begin');
 select is(awa._rate_allows('{"jobs": 60, "per": "1 minute", "burst": 5}', null, now()), 5, 'at first, burst jobs');
@@ -57,6 +57,37 @@ select cmp_ok((select max(n) from (
       from begun) w),
   '<=', 24::bigint, 'in any stretch as long as per at most jobs + burst begin');
 select cmp_ok((select count(*) from begun), '>', 1000::bigint, 'and many do');
+
+-- With its default burst a rate is reached by claims that each come late: a poll behind a pooler at 100 a minute, a busy
+-- server at 1,000 a second. With a burst of 1 it is not.
+create function pg_temp.reached(rate jsonb, late interval) returns float8
+language plpgsql
+as $$
+declare
+  v_rate jsonb;
+  v_next timestamptz;
+  v_at timestamptz := '2030-01-01';
+  v_jobs int;
+  v_begun bigint := 0;
+begin
+  perform awa.configure_queue(pg_temp.q(), jsonb_build_object('rate', rate));
+  select s.rate into v_rate from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q());
+  perform setseed(0.5);
+  for n in 1..2000 loop
+    v_at := greatest(v_at, awa._rate_opens_at(v_rate, v_next)) + random() * late;
+    v_jobs := least(awa._rate_allows(v_rate, v_next, v_at), 500);
+    v_next := awa._rate_after(v_rate, v_next, v_at, v_jobs);
+    v_begun := v_begun + v_jobs;
+  end loop;
+  return v_begun * awa._rate_step(v_rate) / extract(epoch from v_at - '2030-01-01'::timestamptz);
+end
+$$;
+select cmp_ok(pg_temp.reached(rate, late), '>=', 0.98::float8, format('%s is reached', rate))
+  from (values ('{"jobs": 100, "per": "1 minute"}'::jsonb, interval '1 second'),
+    ('{"jobs": 1000, "per": "1 second"}', '40 milliseconds')) r(rate, late);
+select cmp_ok(pg_temp.reached(rate, late), '<', 0.9::float8, format('%s is not', rate))
+  from (values ('{"jobs": 100, "per": "1 minute", "burst": 1}'::jsonb, interval '1 second'),
+    ('{"jobs": 1000, "per": "1 second", "burst": 1}', '40 milliseconds')) r(rate, late);
 
 -- When a group opens
 create function pg_temp.opens(
