@@ -4,7 +4,7 @@
 //	go run . compare A.jsonl B.jsonl                                      what has changed between two runs
 //	go run . report [-into FILE.md -section NAME] RESULTS.jsonl           write a run's report again
 //	go run . systems                                                      which there are
-//	go run . engine|driver|soak|lateness|wakeups                          Awa by itself
+//	go run . engine|driver|soak|lateness|wakeups|turns                    Awa by itself
 //	go run . chaos [-faults a,b] [-times n]                               what holds when things go wrong
 //
 // It starts a PostgreSQL server of its own, a durable one, unless -database-url or DATABASE_URL names another, where it
@@ -34,6 +34,7 @@ import (
 	"github.com/awa-pg/awa/bench/lateness"
 	"github.com/awa-pg/awa/bench/soak"
 	"github.com/awa-pg/awa/bench/systems"
+	"github.com/awa-pg/awa/bench/turns"
 	"github.com/awa-pg/awa/bench/wakeups"
 	awa "github.com/awa-pg/awa/driver"
 )
@@ -41,6 +42,7 @@ import (
 // alone are the parts that measure Awa by itself, in a database that they are given.
 var alone = map[string]func(context.Context, []string) error{
 	"engine": engine.Main, "driver": driver.Main, "soak": soak.Main, "lateness": lateness.Main, "wakeups": wakeups.Main,
+	"turns": turns.Main,
 }
 
 func main() {
@@ -48,7 +50,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 {
-		log.Fatal("usage: bench run|compare|report|systems|engine|driver|soak|lateness|wakeups|chaos; see docs/benchmarks.md")
+		log.Fatal("usage: bench run|compare|report|systems|engine|driver|soak|lateness|wakeups|turns|chaos; " +
+			"see docs/benchmarks.md")
 	}
 	if err := command(ctx, os.Args[1], os.Args[2:]); err != nil {
 		log.Fatalf("bench %s: %v", os.Args[1], err)

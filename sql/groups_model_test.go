@@ -235,7 +235,7 @@ func (m *groupsModel) act(s *groupsSession) error {
 		m.note("%d: %s %v", name, call, args)
 		return s.try(call, args...)
 	}
-	switch form := m.rand.IntN(33); {
+	switch form := m.rand.IntN(36); {
 	case form < 4:
 		if len(jobs) > 60 {
 			return nil
@@ -263,7 +263,7 @@ func (m *groupsModel) act(s *groupsSession) error {
 		}[m.rand.IntN(11)]
 		s.done.answers = append(s.done.answers, a)
 		return try(call, a.JobID, a.Receipt)
-	case form == 17 && job > 0:
+	case (form == 17 || form > 32) && job > 0:
 		m.first[job] = false
 		s.done.left = append(s.done.left, job)
 		return try([]string{"select awa.cancel($1)", "select awa.move($1, 'other')",

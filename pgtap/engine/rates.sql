@@ -58,8 +58,8 @@ select cmp_ok((select max(n) from (
   '<=', 24::bigint, 'in any stretch as long as per at most jobs + burst begin');
 select cmp_ok((select count(*) from begun), '>', 1000::bigint, 'and many do');
 
--- With its default burst a rate is reached by claims that each come late: a poll behind a pooler at 100 a minute, a busy
--- server at 1,000 a second. With a burst of 1 it is not.
+-- With its default burst a rate is reached by claims that each come late: a poll behind a pooler at 100 a minute, a
+-- busy server at 1,000 a second. With a burst of 1 it is not.
 create function pg_temp.reached(rate jsonb, late interval) returns float8
 language plpgsql
 as $$
