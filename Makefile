@@ -5,6 +5,7 @@
 ## make models     check the models of docs/models with SPIN, in some five minutes
 ## make chaos      kill, stop and starve a server of its own under load, in some forty minutes:
 ##                 docs/reliability.md; CHAOS="-faults server-killed -times 5" for a part
+## make soak       everything at random for an hour, or FOR=8h, beside turning segments: docs/reliability.md
 ## make bench      compare Awa with other queues, in some six minutes: docs/benchmarks.md
 ## make bench-docs fill the main tables of docs/benchmarks.md, in 11 minutes at most;
 ##                 bench-docs-others those of the slower systems
@@ -56,6 +57,12 @@ models:
 chaos:
 	@scripts/setup.sh demo
 	cd bench && go build -o ../dist/bench . && ../dist/bench chaos $(CHAOS)
+
+# FOR: how long
+.PHONY: soak
+soak:
+	@scripts/setup.sh demo
+	cd bench && go build -o ../dist/bench . && ../dist/bench chaos -soak $(or $(FOR),1h)
 
 # BENCH: more arguments, such as "-systems all -rounds 5"
 .PHONY: bench bench-docs bench-docs-others bench-full

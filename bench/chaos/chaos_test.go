@@ -164,3 +164,8 @@ func untilItHits(ctx context.Context, r *rig, sql string) error {
 	}
 	return ctx.Err()
 }
+
+// Everything at random, for a moment: the books balance.
+func TestSoak(t *testing.T) {
+	require.NoError(t, soak(t.Context(), 3*time.Second, 1))
+}

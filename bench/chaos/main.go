@@ -29,7 +29,11 @@ func Main(ctx context.Context, arguments []string) error {
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the load, and of when a fault happens")
 	into := flags.String("into", "", "a Markdown `file` to fill, too: a section of it")
 	section := flags.String("section", "chaos", "what is between <!-- results NAME --> and <!-- end NAME -->")
+	soaks := flags.Duration("soak", 0, "no fault, but everything that can be done with a queue, at random, for so long")
 	flags.Parse(arguments)
+	if *soaks > 0 {
+		return soak(ctx, *soaks, *seed)
+	}
 	all := append(serverFaults(), otherFaults()...)
 	if *names == "list" {
 		for _, f := range all {
