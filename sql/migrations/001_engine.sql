@@ -101,6 +101,14 @@ create sequence awa.swept_from;
 comment on sequence awa.swept_from is
   'Microseconds since 1970: how far back promote_due has looked for late commits, where it looks in pieces';
 
+create sequence awa.swept_until;
+comment on sequence awa.swept_until is
+  'Microseconds since 1970: how far it has come in a piece, upwards, where it had no time for all of its jobs; 1 where '
+  'it begins a piece';
+
+create sequence awa.swept_id minvalue 0;
+comment on sequence awa.swept_id is 'The last job of that time that it has looked at';
+
 create sequence awa.prune_tries minvalue 0;
 comment on sequence awa.prune_tries is
   'How many tries in a row to empty the oldest segment were begun, and not ended. A sequence, so that a try that is '

@@ -117,7 +117,9 @@ comment on function awa._set_promoted_until is 'Notes how far promote_due has co
 -- Looks everywhere for due jobs that were committed late.
 -- Where that was cut off (by statement_timeout, for example) or took long, piece by piece, from now back into the past,
 -- for a tenth of a second at a time. Each time it is cut off the pieces become smaller, and the pause doubles. Its next
--- time is set before it begins, and sequences keep their values through a rollback.
+-- time is set before it begins, and sequences keep their values through a rollback. Where it had no time for all jobs
+-- of a piece, because they can be neither promoted nor put off, the next call goes on behind them; every few seconds,
+-- since smaller pieces would not help.
 create or replace function awa._sweep(now timestamptz, max_jobs int, out swept bigint, out lack text[])
 language plpgsql
 as $$
@@ -132,6 +134,10 @@ declare
   v_to timestamptz;
   v_pass record;
   v_is_done boolean;
+  v_until timestamptz := (select to_timestamp(s.last_value / 1000000.0) from awa.swept_until s);
+  v_until_id bigint := (select s.last_value from awa.swept_id s);
+  v_goes_on boolean;
+  v_is_stuck boolean;
 begin
   v_level := coalesce(v_level, 0);
   perform setval('awa.sweep_level', least(v_level + 1, 12)),
@@ -148,17 +154,30 @@ begin
       else v_to - greatest(now - v_to, '10 seconds') / 2 ^ (v_level - 1)
     end;
     v_piece_began := clock_timestamp();
-    v_pass := awa._promote_past(v_from, 0, v_to, max_jobs, null, null, '100 milliseconds');
-    v_slowest := greatest(v_slowest, clock_timestamp() - v_piece_began);
+    v_goes_on := v_until > '1970-01-02' and v_until > v_from and v_until <= v_to;
+    v_pass := awa._promote_past(case when v_goes_on then v_until else v_from end,
+      case when v_goes_on then v_until_id else 0 end, v_to, max_jobs, '-infinity', 0, '100 milliseconds');
+    v_is_stuck := v_pass.is_full and v_pass.promoted < max_jobs;
+    if v_pass.is_full then
+      v_until := v_pass.run_at;
+      v_until_id := v_pass.job_id;
+    elsif v_goes_on then
+      v_until := 'epoch';
+    end if;
+    if not v_is_stuck then
+      v_slowest := greatest(v_slowest, clock_timestamp() - v_piece_began);
+    end if;
     v_is_done := v_from = '-infinity' and not v_pass.is_full;
-    exit when v_pass.promoted > 0; -- so that it is committed before anything can be cut off
+    exit when v_pass.promoted > 0 or v_is_stuck; -- so that it is committed before anything can be cut off
     v_to := v_from;
     exit when v_from = '-infinity' or clock_timestamp() - v_began > v_budget;
   end loop;
   if v_level > 0 then
     perform setval('awa.swept_from', case when v_is_done then 1 else awa._microseconds(v_to) end);
   end if;
+  perform setval('awa.swept_until', greatest(awa._microseconds(v_until), 1)), setval('awa.swept_id', v_until_id);
   v_level := case
+    when v_is_stuck then greatest(v_level, 3)
     when v_slowest > interval '100 milliseconds' then least(v_level + 1, 12)
     when v_is_done and v_slowest < interval '25 milliseconds' then greatest(v_level - 1, 0)
     else v_level
@@ -167,7 +186,7 @@ begin
           setval('awa.next_sweep_at',
             awa._microseconds(
               clock_timestamp() + case
-                when v_pass.promoted > 0 and not v_is_done then '0'
+                when v_pass.promoted > 0 and not v_is_done and not v_is_stuck then '0'
                 else least(50 * (clock_timestamp() - v_began), awa._sweep_pause(v_level))
               end
             ));
@@ -186,7 +205,7 @@ comment on function awa._sweep_pause is 'The longest pause before the next sweep
 
 -- Promotes due jobs, and goes on behind those that the server refuses.
 -- It begins behind from_id among the jobs of due_from. Behind jobs that can't even be put off it goes on at skip_at and
--- skip_id, where that is further on; at a place chosen at random where these are null; while there is time.
+-- skip_id, where that is further on, while there is time.
 -- Returns how many it promoted, whether there may be more, how far it came, and the resource that the server lacks, if
 -- any.
 -- Why: more may be refused than one call gets past, and the others must not wait for them.
@@ -224,15 +243,6 @@ begin
     v_refusal := coalesce(v_refusal, v_pass.refusal);
     lack := coalesce(lack, v_pass.lack);
     exit when not is_full or promoted >= max_jobs or v_pass.refused = '{}' or clock_timestamp() > v_end;
-    if v_pass.has_left and skip_at is null then
-      if random() < 0.5 then
-        skip_at := run_at;
-        skip_id := job_id + floor(random() * (select greatest(s.last_value - job_id, 0) from awa.job_ids s))::bigint;
-      else
-        skip_at := run_at + awa._random_share() * (due_until - run_at);
-        skip_id := 0;
-      end if;
-    end if;
     due_from := run_at;
     from_id := job_id;
     if v_pass.has_left and (skip_at, skip_id) > (run_at, job_id) then
