@@ -101,3 +101,43 @@ func TestNobodyWaitsForStatistics(t *testing.T) {
 	require.Equal(t, "5 enqueued, 5 completed, 0 failed", b.stats())
 	b.balanced()
 }
+
+// However the jobs of a claim ended, all at once or one by one, statistics count the same of each kind, with the same
+// waits: beside cancelled jobs, late commits, failures and small claims.
+func TestStatisticsOfAllKindsOfClaims(t *testing.T) {
+	d := newDatabase(t)
+	s, late := d.session(), d.session()
+	late.exec("begin")
+	late.exec("select awa.enqueue('q', 'late') from generate_series(1, 60)")
+	for range 3 {
+		s.exec("select awa.enqueue_many('q', 'a', array_fill('1'::jsonb, array[70]))")
+		s.exec("select awa.enqueue_many('q', 'b', array_fill('1'::jsonb, array[50]))")
+	}
+	s.completes(s.claim("q", 100)) // at once, of two kinds
+	s.exec("select awa.cancel(min(id)) from awa.list_jobs('q', 'available', kind => 'b', max_jobs => 1000)")
+	jobs := s.claim("q", 100) // one of those between them is cancelled
+	s.completes(jobs[:60])
+	s.completes(jobs[60:])
+	late.exec("commit")
+	s.completes(s.claim("q", 80)) // those that come late, and 20 others
+	for range 20 {
+		s.completes(s.claim("q", 1))
+	}
+	jobs = s.claim("q", 60)
+	s.completes(jobs[:57])
+	for _, j := range jobs[57:] {
+		s.exec("select awa.fail($1, $2, 'error', '1 hour')", j.JobID, j.Receipt)
+	}
+	s.completes(s.claim("q", 1000))
+	sums := func(statistics string) string {
+		return one[string](s, `select string_agg(format('%s: %s completed, %s failed, waits %s, runs %s', s.kind, s.completed,
+			s.failed, s.waits, s.runs), e'\n' order by s.kind)
+			from (select (m).* from (select awa._merge_statistics(array(select (s.queue_id, 60, '2030-01-01', s.kind, 0,
+				s.completed, s.failed, s.waits, s.runs)::awa.queue_statistics from `+statistics+` s)) as m) m) s`)
+	}
+	want := sums("awa._ends_of(array(select c from awa.lease_claims c where c.job_ids <> '{}'), '{}')") // job by job
+	require.Regexp(t, `(?s)^a: 2\d\d completed, .*late: 59 completed, 1 failed`, want)
+	s.exec("select awa.fold()")
+	require.Equal(t, want, sums("awa.queue_statistics"))
+	s.balanced()
+}

@@ -36,7 +36,8 @@ declare
   v_piece bigint[];
   v_xids xid8[];
   v_counts awa.queue_statistics[] := '{}'; -- for the statistics
-  v_ended bigint[] := '{}'; -- claims, for these
+  v_ended awa.lease_claims[] := '{}'; -- for these, too
+  v_completed_at timestamptz[] := '{}'; -- of these claims
   v_later interval := '0'; -- the time that these take at the end
 begin
   perform awa._current_segment(); -- in a restored database, visibility means nothing
@@ -57,9 +58,7 @@ begin
       v_is_whole := v_before is null;
     end if;
   end if;
-  if queue_ids is not null then
-    v_lanes := awa._lanes_in_turn(queue_ids);
-  end if;
+  v_lanes := case when queue_ids is not null then awa._lanes_in_turn(queue_ids) end;
   loop
     if v_lanes is null then
       select count(*), min(u.lane),
@@ -108,14 +107,15 @@ begin
       v_until := least(v_until, v_fold.looked_until); -- null where that holds nothing back
       v_counts := v_counts || v_fold.counts;
       v_ended := v_ended || v_fold.ended;
-      v_later := v_later + v_fold.jobs * interval '5 microseconds';
+      v_completed_at := v_completed_at || v_fold.completed_at;
+      v_later := v_later + v_fold.jobs * interval '3 microseconds';
     end loop;
     exit when v_is_cut or v_size < 200;
     v_before := v_last;
     v_is_cut := clock_timestamp() > v_began + v_budget;
     exit when v_is_cut;
   end loop;
-  perform awa._store_statistics(v_counts || array(select e from awa._ends_of(v_ended) e));
+  perform awa._store_statistics(v_counts || array(select e from awa._ends_of(v_ended, v_completed_at) e));
   perform setval('awa.fold_from', case when v_is_cut then v_before else 0 end) where v_is_sweep;
   if v_is_cut then
     return true;
@@ -163,7 +163,8 @@ comment on function awa._add_rollups is 'Gives lanes a row of counts each, where
 -- These claims have about ten times as many jobs, at most. Goes on with the entries until the time that is given. The
 -- entries, tombstones and arrivals of one transaction are counted together. The caller has locked the counts.
 -- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more. For
--- the statistics: the new jobs; and the claims that are counted now, with the number of their jobs.
+-- the statistics: the new jobs; and the claims that are counted now, with the time at which all attempts of each
+-- completed, if they did so at once, and the number of their jobs.
 create or replace function awa._fold_lane(
   lane bigint,
   max_rows int,
@@ -171,7 +172,8 @@ create or replace function awa._fold_lane(
   out is_more boolean,
   out looked_until bigint,
   out counts awa.queue_statistics[],
-  out ended bigint[],
+  out ended awa.lease_claims[],
+  out completed_at timestamptz[],
   out jobs bigint
 )
 language plpgsql
@@ -188,6 +190,7 @@ begin
   is_more := false;
   counts := '{}';
   ended := '{}';
+  completed_at := '{}';
   jobs := 0;
   perform awa._add_rollups(array[lane]);
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;
@@ -217,14 +220,16 @@ begin
     exit when is_more;
   end loop;
   for v_claim in
-    select c.claim_id, c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
+    select c.claim_id, c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed, c as claim,
+           case when k.closures = 1 and k.completed = k.closed then k.closed_at end as completed_at
       from awa._uncounted(lane, v_rollup.closed_seq, v_rollup.open_seqs, max_rows) c
      cross join lateral (
         select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
                coalesce(sum(coalesce(cardinality(k.items), 1)) filter (
                  where k.outcome in ('completed', 'completed_with_row')
                ),
-                 0) as completed
+                 0) as completed,
+               count(*) as closures, min(k.closed_at) as closed_at
           from awa.lease_claim_closures k
          where k.claim_id = c.claim_id
         offset 0
@@ -235,7 +240,8 @@ begin
       v_rollup.claimed := v_rollup.claimed + v_claim.size;
       v_rollup.completed := v_rollup.completed + v_claim.completed;
       v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
-      ended := ended || v_claim.claim_id;
+      ended := ended || v_claim.claim;
+      completed_at := completed_at || v_claim.completed_at;
       jobs := jobs + v_claim.size;
     elsif v_claim.lane_seq > v_rollup.closed_seq then
       looked_until := least(looked_until, v_claim.claim_id - 1);
@@ -288,7 +294,8 @@ declare
   v_counted int := 0;
   v_more boolean := false;
   v_counts awa.queue_statistics[] := '{}'; -- for the statistics
-  v_ended bigint[] := '{}'; -- claims, for these
+  v_ended awa.lease_claims[] := '{}'; -- for these, too
+  v_completed_at timestamptz[] := '{}'; -- of these claims
   v_later interval := '0'; -- the time that these take at the end
 begin
   for v_lane in
@@ -309,7 +316,8 @@ begin
     v_fold := awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end);
     v_counts := v_counts || v_fold.counts;
     v_ended := v_ended || v_fold.ended;
-    v_later := v_later + v_fold.jobs * interval '5 microseconds';
+    v_completed_at := v_completed_at || v_fold.completed_at;
+    v_later := v_later + v_fold.jobs * interval '3 microseconds';
     if v_fold.is_more then
       v_more := v_more or exists (
         select from awa.queue_rollups r
@@ -320,7 +328,7 @@ begin
            ));
     end if;
   end loop;
-  perform awa._store_statistics(v_counts || array(select e from awa._ends_of(v_ended) e));
+  perform awa._store_statistics(v_counts || array(select e from awa._ends_of(v_ended, v_completed_at) e));
   return v_more;
 end
 $$;

@@ -31,61 +31,126 @@ return (
 comment on function awa._add_steps is
   'Steps of lengths of time, each with a number of attempts, with those of one step added up';
 
--- The ends of attempts in some claims: rows for each claim, kind, minute and length of time.
--- Where an entry has gone with its segment, its attempt counts for no kind, and did not wait.
--- Why: claim by claim, each joined by hash: a claim may have thousands of items, and the planner expects one.
-create or replace function awa._ends_of(claim_ids bigint[]) returns setof awa.queue_statistics
+-- The ends of the attempts of some claims of one lane, counted job by job.
+-- completed_at: as in _ends_of. Where an entry has gone with its segment, its attempt counts for no kind, and did not
+-- wait.
+create or replace function awa._ends_by_job(claims awa.lease_claims[], completed_at timestamptz[])
+returns setof awa.queue_statistics
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_lane bigint := claims[1].lane;
+  v_first record;
+  v_last record;
+begin
+  select c.first_xid as xid, c.first_id as id into v_first
+    from unnest(claims) c
+   order by c.first_xid, c.first_id
+   limit 1;
+  select c.pos_xid as xid, c.pos_id as id into v_last
+    from unnest(claims) c
+   order by c.pos_xid desc, c.pos_id desc
+   limit 1;
+  return query
+    select awa._queue_of(v_lane), 60, a.at, a.kind, 0::bigint, case when a.is_failure then 0 else a.attempts end,
+           case when a.is_failure then a.attempts else 0 end,
+           case when a.wait is null then '{}' else array[a.wait << 40 | a.attempts] end,
+           array[a.run << 40 | a.attempts]
+      from (
+        select awa._minute_of(j.closed_at) as at, e.kind, j.is_failure,
+               awa._duration_step(j.claimed_at - e.ready_at) as wait,
+               awa._duration_step(j.closed_at - j.claimed_at) as run, count(*) as attempts
+          from (
+            select c.claimed_at, c.unnest as closed_at, false as is_failure, j as job_id
+              from unnest(claims, completed_at) c
+             cross join lateral unnest(c.job_ids) j
+             where c.unnest is not null
+            union all
+            select c.claimed_at, k.closed_at, k.outcome = 'failed', c.job_ids[i + 1]
+              from unnest(claims, completed_at) c
+             cross join lateral (
+                select *
+                  from awa.lease_claim_closures k
+                 where k.claim_id = c.claim_id and k.outcome in ('completed', 'completed_with_row', 'failed')
+                offset 0
+              ) k
+             cross join lateral unnest(coalesce(k.items, array[k.item])) i
+             where c.unnest is null
+          ) j
+          left join (
+            -- two entries while a segment is cleaned, or where the first one is buried
+            select e.job_id, min(e.kind) as kind, max(e.ready_at) as ready_at
+              from awa._claimed_entries(v_lane, v_first.xid, v_first.id, v_last.xid, v_last.id, 0, 9223372036854775807)
+                   e
+             group by e.job_id
+          ) e on e.job_id = j.job_id
+         group by 1, 2, 3, 4, 5
+      ) a;
+end
+$$;
+comment on function awa._ends_by_job is 'The ends of the attempts of some claims of one lane, counted job by job';
+
+-- The ends of the attempts of some claims, as statistics.
+-- completed_at: when all attempts of each claim completed, if they did so at once; otherwise null.
+-- Why: for a claim of hundreds that completed at once it counts the entries, and does not look at the jobs. The others
+-- are put together, so that a claim of one does not cost a search.
+create or replace function awa._ends_of(claims awa.lease_claims[], completed_at timestamptz[])
+returns setof awa.queue_statistics
 language plpgsql stable
 set enable_hashjoin = on
-set enable_nestloop = off
 set enable_sort = off
 as $$
 #variable_conflict use_variable
+declare
+  v_whole awa.queue_statistics[];
+  v_counted bigint[];
+  v_stretch record;
 begin
-  if claim_ids = '{}' then
-    return;
-  end if;
-  return query
-    select awa._queue_of(c.lane), 60, n.at, n.kind, 0::bigint, case when n.is_failure then 0 else n.attempts end,
-           case when n.is_failure then n.attempts else 0 end,
-           case when n.wait is null then '{}' else array[n.wait << 40 | n.attempts] end,
-           array[n.run << 40 | n.attempts]
-      from unnest(claim_ids) i
-     cross join lateral (select * from awa.lease_claims c where c.claim_id = i limit 1) c
-     cross join lateral (
-        select awa._minute_of(k.closed_at) as at, e.kind, awa._duration_step(c.claimed_at - e.ready_at) as wait,
-               awa._duration_step(k.closed_at - c.claimed_at) as run, k.outcome = 'failed' as is_failure,
-               count(*) as attempts
+  -- claims with as many visible entries as jobs: then there is none that is buried, or gone, or of another claim
+  select coalesce(array_agg((awa._queue_of(w.lane), 60, awa._minute_of(w.completed_at), w.kind, 0, w.attempts, 0,
+           array[awa._duration_step(w.claimed_at - w.ready_at) << 40 | w.attempts],
+           array[awa._duration_step(w.completed_at - w.claimed_at) << 40 | w.attempts])::awa.queue_statistics), '{}'),
+         coalesce(array_agg(w.nth), '{}')
+    into v_whole, v_counted
+    from (
+      select c.*, e.*, sum(e.attempts) over (partition by c.nth) as entries
+        from (
+          select c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.claimed_at, c.unnest as completed_at,
+                 cardinality(c.job_ids) as jobs, c.ordinality as nth
+            from unnest(claims, completed_at) with ordinality c
+           where c.unnest is not null and cardinality(c.job_ids) >= 50
+        ) c
+       cross join lateral (
+          select e.kind, e.ready_at, count(*) as attempts
+            from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, 0, 9223372036854775807) e
+           where pg_visible_in_snapshot(e.xid, c.hi)
+           group by e.kind, e.ready_at
+          offset 0
+        ) e
+    ) w
+   where w.entries = w.jobs;
+  return query select m.* from awa._merge_statistics(v_whole) m;
+  -- the others, about 2,000 jobs at a time
+  for v_stretch in
+    select array_agg(c.claim) as claims, array_agg(c.completed_at) as completed_at
+      from (
+        select c.claim, c.completed_at, c.nth, sum(cardinality((c.claim).job_ids)) over in_order / 2000 as jobs,
+               (c.claim).lane_seq - row_number() over in_order as before_first
           from (
-            select k.closed_at, k.outcome, c.job_ids[i + 1] as job_id
-              from awa.lease_claim_closures k
-             cross join unnest(coalesce(k.items, array[k.item])) i
-             where k.claim_id = c.claim_id and k.outcome in ('completed', 'completed_with_row', 'failed')
-          ) k
-          left join (
-            select e.job_id, min(e.kind) as kind, min(e.ready_at) as ready_at -- while a segment is cleaned: two
-              from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, 0, 9223372036854775807)
-                   e
-             where pg_visible_in_snapshot(e.xid, c.hi)
-               and case
-                     when (select true from awa.ready_tombstones limit 1)
-                     then (
-                       select true
-                         from awa.ready_tombstones t
-                        where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
-                        limit 1
-                     ) is null
-                     else true
-                   end
-             group by e.job_id
-          ) e on e.job_id = k.job_id
-         group by 1, 2, 3, 4, 5
-        offset 0
-      ) n;
+            select unnest(claims) as claim, unnest(completed_at) as completed_at,
+                   generate_series(1, cardinality(claims)) as nth
+          ) c
+        window in_order as (order by (c.claim).lane, (c.claim).lane_seq)
+      ) c
+     where not exists (select from unnest(v_counted) w where w = c.nth)
+     group by (c.claim).lane, c.before_first, trunc(c.jobs) -- the same for claims of a lane that follow one another
+  loop
+    return query select e.* from awa._ends_by_job(v_stretch.claims, v_stretch.completed_at) e;
+  end loop;
 end
 $$;
-comment on function awa._ends_of is
-  'The ends of attempts in some claims: rows for each claim, kind, minute and length of time';
+comment on function awa._ends_of is 'The ends of the attempts of some claims, as statistics';
 
 -- Statistics, with those of one queue, time and kind added up.
 create or replace function awa._merge_statistics(counts awa.queue_statistics[]) returns setof awa.queue_statistics
@@ -325,12 +390,12 @@ begin
   return query
     select e.*
       from awa._ends_of(array(
-        select c.claim_id
+        select c.claim
           from (
-            select c.claim_id, sum(cardinality(c.job_ids)) over (rows unbounded preceding) as jobs
+            select c as claim, sum(cardinality(c.job_ids)) over (rows unbounded preceding) as jobs
               from awa._uncounted(lane, v_lane.closed_seq, v_lane.open_seqs, max_rows) c
           ) c
-         where c.jobs <= max_rows)) e;
+         where c.jobs <= max_rows), '{}') e;
 end
 $$;
 comment on function awa._uncounted_statistics is
