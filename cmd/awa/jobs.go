@@ -78,6 +78,10 @@ func optional(text string) *string {
 	return &text
 }
 
+// pageBytes is how large the jobs of a page of list_jobs are, at most: with larger ones it is short. Args are the most
+// of them, as a rule.
+const pageBytes = 64 << 20
+
 // payloadStart is how many characters of args and errors lists read.
 const payloadStart = 300
 
@@ -96,6 +100,7 @@ type listed struct {
 	FinalizedAt *time.Time      `json:"finalized_at"`
 	Args        json.RawMessage `json:"args"`
 	ArgsStart   string          `json:"args_start"`
+	ArgsBytes   int64           `json:"args_bytes"`
 	LastError   string          `json:"last_error"`
 }
 
@@ -178,7 +183,11 @@ func (v *view) listJobs(
 			return []string{"There are no such jobs."}
 		}
 		lines := jobTable(jobs, at, width)
-		if len(jobs) == limit || isDeep {
+		var bytes int64
+		for _, j := range jobs {
+			bytes += j.ArgsBytes
+		}
+		if len(jobs) == limit || isDeep || bytes > pageBytes/4 {
 			lines = append(lines, fmt.Sprintf("There may be more: --before-id %d", jobs[len(jobs)-1].ID))
 		}
 		return lines

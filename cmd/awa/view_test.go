@@ -261,6 +261,24 @@ func TestQueuesWorkersHealthAudit(t *testing.T) {
 	assert.Regexp(t, `(?m)^ok `, stdout)
 }
 
+// Of large jobs a list reads the beginning, and says that its page is short.
+func TestLargeJobs(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	t.Setenv("DATABASE_URL", databaseURL)
+	db := testdb.Connect(t, databaseURL)
+	for range 3 {
+		execute(t, db, "select awa.enqueue('q', 'k', to_jsonb(repeat('x', 30000000)))")
+	}
+	status, stdout, stderr := awa(t.Context(), "jobs", "--json=false", "--timeout", "1m")
+	require.Zero(t, status, stderr)
+	assert.Less(t, len(stdout), 1500)
+	assert.Regexp(t, `\nThere may be more: --before-id \d+\n$`, stdout)
+	jobs := readJSON[[]map[string]any](t, "jobs", "--timeout", "1m")
+	assert.Equal(t, json.Number("30000002"), jobs[0]["args_bytes"])
+	assert.Len(t, jobs[0]["args_start"], payloadStart)
+	assert.Nil(t, jobs[0]["args"])
+}
+
 // Wrong flags are named, and nothing of their values is shown.
 func TestViewFlags(t *testing.T) {
 	t.Setenv("DATABASE_URL", "postgres:///db?host=/nowhere")
