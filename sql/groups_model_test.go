@@ -311,7 +311,11 @@ func (m *groupsModel) act(s *groupsSession) error {
 
 // limit is a limit of the queue that is set, raised, lowered or taken away.
 func (m *groupsModel) limit() string {
-	switch m.rand.IntN(4) {
+	forms := 4
+	if m.order == "start" { // more of those that lower and raise the limit of groups
+		forms = 8
+	}
+	switch m.rand.IntN(forms) {
 	case 0:
 		return fmt.Sprintf(`{"max_running": %s}`, []string{"1", "3", "5", "null"}[m.rand.IntN(4)])
 	case 1:
