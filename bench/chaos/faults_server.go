@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // fault is something that goes wrong beside the load.
@@ -184,10 +186,54 @@ func (r *rig) follow(ctx context.Context, synchronous bool) error {
 		"user": {r.server.User()}, "target_session_attrs": {"read-write"},
 	}.Encode()
 	r.through.Store(&both)
+	reading, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.readStandby(reading)
+	}()
+	r.cleanups = append(r.cleanups, func() { stop(); <-done })
 	return nil
 }
 
+// readStandby reads all jobs on the stand-by again and again, while segments turn, and until after its promotion: each
+// job is there once. PostgreSQL may cancel a reader that is in the way of the replay.
+func (r *rig) readStandby(ctx context.Context) {
+	var conn *pgx.Conn
+	for ; ctx.Err() == nil; sleep(ctx, 10*time.Millisecond) {
+		if conn == nil || conn.IsClosed() {
+			var err error
+			if conn, err = pgx.Connect(ctx, database(r.standby)); err != nil {
+				continue
+			}
+		}
+		var jobs, different int64
+		err := conn.QueryRow(ctx, "select count(*), count(distinct id) from awa.jobs").Scan(&jobs, &different)
+		var pg *pgconn.PgError
+		switch {
+		case err == nil && jobs != different:
+			r.book.mu.Lock()
+			r.book.problem("a reader of the stand-by gets %d jobs, of which %d differ", jobs, different)
+			r.book.mu.Unlock()
+		case err == nil:
+			r.standbyReads.Add(1)
+		case errors.As(err, &pg) && pg.Code != "40001" && pg.Code != "57P01" && pg.Code != "57P03":
+			r.book.mu.Lock()
+			r.book.problem("a reader of the stand-by: %v", err)
+			r.book.mu.Unlock()
+		}
+	}
+	if conn != nil {
+		conn.Close(context.WithoutCancel(ctx))
+	}
+}
+
 func failOver(ctx context.Context, r *rig, _ int) (time.Time, error) {
+	for began := time.Now(); r.standbyReads.Load() == 0; sleep(ctx, 10*time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			return began, errors.New("nobody has read on the stand-by within a minute")
+		}
+	}
 	if !r.isSynchronous { // it is behind
 		if err := execute(ctx, r.standby.URL(), "alter system set primary_conninfo = ''",
 			"select pg_reload_conf()"); err != nil {

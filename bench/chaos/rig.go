@@ -37,6 +37,7 @@ type rig struct {
 	disk          string // the directory of a small file system
 	standby       *pgserver.Server
 	isSynchronous bool
+	standbyReads  atomic.Int64 // of all jobs
 
 	mu            sync.Mutex
 	errors        map[string]int // that clients got
