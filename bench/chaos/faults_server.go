@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -295,5 +296,7 @@ func (b *book) reconcile(ctx context.Context, conn *pgx.Conn) error {
 			j.ended = gone
 		}
 	}
+	// It runs again there, and its completion counts from then on.
+	b.byWorker = slices.DeleteFunc(b.byWorker, func(n int64) bool { return !ended[n] })
 	return nil
 }
