@@ -13,7 +13,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/gen"
@@ -31,7 +30,6 @@ type outcome int
 const (
 	completed outcome = iota
 	failed
-	committed // completed by the handler, in its own transaction: sent as failed, to be refused as stale
 	snoozed
 	discarded
 	cancelled
@@ -41,11 +39,6 @@ const (
 	outcomes = iota
 )
 
-// refusable names the part of an answer that the server may refuse.
-var refusable = map[outcome]string{
-	completed: "completion", failed: "retry delay", snoozed: "snooze", discarded: "discard", cancelled: "cancellation",
-}
-
 // answer is how one attempt ended.
 type answer struct {
 	*attempt
@@ -54,9 +47,11 @@ type answer struct {
 	failure string         // also why it was discarded or cancelled
 	delay   *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
 
-	holdsGroup bool      // whether a snooze closes the job's group
-	since      time.Time // when it was put into its outbox
-	refusal    *refusal  // nil for one that was not refused when it was sent alone
+	holdsGroup  bool      // whether a snooze closes the job's group
+	completedTx bool      // by the handler, in its own transaction: this is sent to be refused as stale
+	since       time.Time // when it was put into its outbox
+	refusal     *refusal  // nil for one that was not refused
+	perhaps     *outcome  // what the server may have taken: the connection was lost before it said so
 }
 
 func (a *answer) size() int { return len(a.output) + len(a.failure) }
@@ -101,7 +96,6 @@ func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
 		completed: add(completeMany), failed: add(failMany), snoozed: add(sendSingly), discarded: add(sendSingly),
 		cancelled: add(sendSingly), released: add(sendSingly),
 	}
-	c.outboxes[committed] = c.outboxes[failed]
 	c.outboxes[unknownKind], c.outboxes[postponed] = c.outboxes[snoozed], c.outboxes[snoozed]
 	return c
 }
@@ -251,35 +245,27 @@ type errUnreached struct{ error }
 
 func (e errUnreached) Unwrap() error { return e.error }
 
-// try sends answers once. No session that holds a lock keeps the others waiting for long.
+// try sends answers once, and notes which of them the server may have taken where it can't say so. No session that holds
+// a lock keeps the others waiting for long.
 func (c *completer) try(
 	ctx context.Context, answers []answer, send sendFunc, wait time.Duration,
 ) (stale []int64, err error) {
 	if err := c.db.open(ctx); err != nil {
 		return nil, errUnreached{err}
 	}
-	_, err = c.db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+	unknown, err := c.db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		stale, err = send(ctx, pipeline{conn: conn, lockTimeout: wait}, answers)
 		return err
 	})
+	if unknown {
+		for i := range answers {
+			answers[i].perhaps = new(answers[i].outcome)
+		}
+	}
 	if hasCode(err, readOnly) && !c.db.isOpen() {
 		err = errUnreached{err}
 	}
 	return stale, err
-}
-
-// isAboutTheAnswer says whether an error is about what an answer says, and will be the same the next time. Anything
-// else may be over by then: a privilege that was revoked, functions that are just being replaced.
-func (c *completer) isAboutTheAnswer(err error) bool {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return c.db.isOpen() // it could not be encoded
-	}
-	return slices.ContainsFunc([]string{
-		"22", // data: an argument that is out of range, an output that is no jsonb
-		"54", // limits of the server
-		"JQ",
-	}, func(class string) bool { return strings.HasPrefix(pg.Code, class) })
 }
 
 // byReceipt returns answers in the order of their receipts: so their claims are locked in the order of all others, and
@@ -357,8 +343,11 @@ func ids(answers []answer) (jobIDs, receipts []int64) {
 	return jobIDs, receipts
 }
 
+const notCommitted = "the handler returned nil, but the transaction in which it completed the job was not committed"
+
 // acknowledge takes note of what the server has said. A stale answer is nothing that the handler's author could do
-// anything about: the attempt was given to another worker meanwhile, or this is a repetition after a lost connection.
+// anything about: the attempt was given to another worker meanwhile. After a lost connection it is a repetition, and
+// counts as what was taken then.
 func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []int64) {
 	isStale := make(map[int64]int, len(stale))
 	for _, id := range stale {
@@ -378,16 +367,18 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 			isStale[a.jobID]-- // of several answers for one job, the first are the older attempts'
 		}
 		switch {
-		case a.outcome == committed && stale: // as it should be
+		case stale && a.completedTx: // as it should be
 			a.stats.ended[completed].Add(1)
-		case a.outcome == committed:
-			c.warnings.warn(ctx, c.log, slog.LevelWarn, "not committed", a.failure, keyJobID, a.jobID)
-			a.stats.ended[failed].Add(1)
+		case stale && a.perhaps != nil:
+			a.stats.ended[*a.perhaps].Add(1)
 		case stale:
 			c.stale++
 			a.stats.stale.Add(1)
 			unexpected = append(unexpected, a.jobID)
 		default:
+			if a.completedTx {
+				c.warnings.warn(ctx, c.log, slog.LevelWarn, notCommitted, notCommitted, keyJobID, a.jobID)
+			}
 			a.stats.ended[a.outcome].Add(1)
 		}
 	}

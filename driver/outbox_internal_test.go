@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"log/slog"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -151,6 +152,113 @@ func TestOutputsOfTakenAnswersAreFreed(t *testing.T) {
 			runtime.KeepAlive(&o)
 		})
 	}
+}
+
+// Others that passed before a trouble of all has begun are no sign that an answer is itself the cause.
+func TestOthersThatHavePassedLongAgo(t *testing.T) {
+	c := newCompleter(nil, slog.New(slog.DiscardHandler))
+	o := c.outboxes[completed]
+	a := testAnswers(new(queueStats), 1)[0]
+	a.since = time.Now()
+	refused := func(n int) (isGivenUp bool) {
+		for range n {
+			o.noteRefusal(&a, ofOwner, time.Now())
+			isGivenUp = c.isGivenUp(o, a, ofOwner)
+		}
+		return isGivenUp
+	}
+	o.took()
+	assert.False(t, refused(100), "all are refused")
+	o.took()
+	assert.False(t, refused(100), "all are refused again, after one has passed")
+	for range 100 { // another session holds it
+		o.took()
+		o.noteRefusal(&a, ofLock, time.Now())
+	}
+	assert.False(t, refused(100))
+	o.took()
+	assert.False(t, refused(1))
+	assert.True(t, o.othersPass(a.refusal, time.Now()))
+	assert.False(t, o.othersPass(a.refusal, time.Now().Add(passingFor)))
+	o.took()
+	assert.False(t, refused(1))
+	o.took()
+	assert.True(t, refused(1), "the fourth time in which others have passed between")
+}
+
+// Something else that is sent in place of an answer has its turn among the others, also while the outbox rests; other
+// suspects wait for it.
+func TestTurnsOfWhatIsSentInPlace(t *testing.T) {
+	now := time.Now()
+	q := new(queueStats)
+	o := outbox{givenUp: testAnswers(q, 2), suspects: testAnswers(q, 3), behind: [][]answer{testAnswers(q, 1)}}
+	for i := range o.suspects {
+		o.suspects[i].refusal = &refusal{}
+	}
+	assert.Equal(t, 6, o.len())
+	due, ok := o.next(time.Time{})
+	assert.True(t, ok)
+	assert.False(t, due.After(now))
+	var turns []source
+	for range 3 {
+		p := o.again(now)
+		turns = append(turns, p.from)
+		if p.from == givenUp {
+			assert.Equal(t, []int64{1}, jobIDsOf(p.answers), "the first one, to its end")
+			o.putBack(p)
+		}
+	}
+	assert.Equal(t, []source{behind, givenUp, givenUp}, turns)
+	o.due = now.Add(time.Hour)
+	assert.Equal(t, givenUp, o.again(now).from)
+	assert.Equal(t, givenUp, o.again(now).from)
+	assert.Empty(t, o.again(now).answers)
+	assert.Equal(t, suspects, o.again(o.due).from)
+}
+
+// When the worker ends, all that was refused is due, and each answer has a short pause from then on.
+func TestPausesOfAStop(t *testing.T) {
+	c := newCompleter(nil, slog.New(slog.DiscardHandler))
+	o := c.outboxes[completed]
+	answers := testAnswers(new(queueStats), 3000)
+	a := answers[0]
+	a.refusal = &refusal{}
+	for _, other := range answers[1:] {
+		other.refusal = &refusal{due: time.Now().Add(time.Hour)}
+		o.suspects = append(o.suspects, other)
+	}
+	held := &pgconn.PgError{Code: "55P03", Routine: "ProcessInterrupts"}
+	c.sendLater(t.Context(), o, a, true, held)
+	assert.Greater(t, time.Until(a.refusal.due), 30*time.Second)
+	o.rest()
+	c.resting = time.Now().Add(time.Hour)
+	c.ends()
+	due, ok := o.next(c.resting)
+	assert.True(t, ok)
+	assert.True(t, due.IsZero())
+	for _, a := range o.suspects {
+		assert.True(t, a.refusal.due.IsZero())
+	}
+	c.sendLater(t.Context(), o, a, true, held)
+	assert.LessOrEqual(t, time.Until(a.refusal.due), endPause)
+	o.took() // refused, and nothing taken in its place
+	a.refusal.why, a.refusal.long = held, time.Hour
+	c.sendLater(t.Context(), o, a, false, held)
+	assert.LessOrEqual(t, time.Until(a.refusal.due), endPause)
+}
+
+// What the handler has committed by itself counts as completed, whatever is sent to be refused as stale.
+func TestAnswersForWhatIsCommitted(t *testing.T) {
+	c := newCompleter(nil, slog.New(slog.DiscardHandler))
+	stats := new(queueStats)
+	for i, outcome := range []outcome{failed, postponed, discarded} {
+		a := answer{attempt: &attempt{jobID: int64(i), stats: stats}, outcome: outcome, completedTx: true}
+		c.acknowledge(t.Context(), []answer{a}, []int64{int64(i)})
+	}
+	assert.Equal(t, QueueStats{Completed: 3}, stats.read(""))
+	assert.Zero(t, c.stale)
+	c.acknowledge(t.Context(), []answer{{attempt: &attempt{stats: stats}, outcome: failed, completedTx: true}}, nil)
+	assert.Equal(t, QueueStats{Completed: 3, Failed: 1}, stats.read(""))
 }
 
 // A job that is given back was not handed over to be answered: how many of its queue wait stays.

@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -199,6 +200,7 @@ func TestAnswersThatComeLateInATrouble(t *testing.T) {
 
 // A failure whose text is refused is stored without it.
 func TestTextOfAFailureThatIsRefused(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	pool := testdb.New(t)
 	refuse(t, pool, "awa.done_entries", "new.errors::text like '%boom%'", "P0001")
 	all := texts(30, "bad")
@@ -440,6 +442,90 @@ func TestRunOneWhoseAnswerIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, ran.Err)
 	assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error, "the completion was refused")
+}
+
+// What is sent in place of a refused answer is sent one by one: another answer does not wait for all of it.
+func TestOneSubstituteAtATime(t *testing.T) {
+	pool := testdb.New(t)
+	execute(t, pool, `
+		create sequence public.counted;
+		create table public.go_on (now boolean);
+		create table public.passed (calls bigint);
+		create function public.count() returns trigger language plpgsql security definer as $$ begin
+		  if new.args->>'text' = 'good' then
+		    insert into public.passed select last_value from public.counted;
+		    return new;
+		  end if;
+		  perform nextval('public.counted');
+		  while not exists (select from public.go_on) loop perform pg_sleep(0.01); end loop;
+		  perform pg_sleep(0.2); -- a slow server
+		  raise exception using errcode = '22023', message = 'not this one';
+		end $$;
+		create trigger count before insert on awa.done_entries for each row execute function public.count();
+		create trigger count before insert on awa.deferred_jobs for each row execute function public.count()`)
+	goOn, returned := make(chan struct{}), make(chan struct{})
+	enqueue(t, pool, note{"good"}, driver.EnqueueOptions{})
+	enqueue(t, pool, note{"bad"}, driver.EnqueueOptions{})
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		if job.Args.Text == "bad" {
+			return errors.New("boom")
+		}
+		<-goOn
+		defer close(returned)
+		return withOutput(job)
+	}), driver.WorkerConfig{NoMaintenance: true, Logger: logger(t)})
+	waitFor(t, func() bool { return queryValue[bool](t, pool, "select is_called from public.counted") },
+		"nothing is refused")
+	close(goOn)
+	receive(t, returned)
+	execute(t, pool, "insert into public.go_on values (true)")
+	waitFor(t, func() bool { return queryValue[bool](t, pool, "select exists (select from public.passed)") },
+		"the other one does not pass")
+	// The failure, that without its text, the job put off, that without its text, a snooze
+	assert.Less(t, queryValue[int](t, pool, "select min(calls) from public.passed"), 4, "it has waited for all of them")
+	execute(t, pool, "drop trigger count on awa.done_entries; drop trigger count on awa.deferred_jobs")
+	require.NoError(t, stop())
+}
+
+// An answer that was taken, and is sent again, since the connection was lost before the server said so, counts as what
+// it was.
+func TestAnswerThatIsSentTwice(t *testing.T) {
+	for text, want := range map[string]struct {
+		function, state string
+		stats           driver.QueueStats
+	}{
+		"complete": {"awa.complete_many", "completed", driver.QueueStats{Queue: "default", Claimed: 1, Completed: 1}},
+		"fail":     {"awa.fail_many", "retryable", driver.QueueStats{Queue: "default", Claimed: 1, Failed: 1}},
+		"snooze":   {"awa.snooze", "scheduled", driver.QueueStats{Queue: "default", Claimed: 1, Snoozed: 1}},
+	} {
+		t.Run(text, func(t *testing.T) {
+			databaseURL := testdb.URL(t)
+			direct := untapped(t, databaseURL)
+			id := enqueue(t, direct, note{text}, driver.EnqueueOptions{})
+			var cut bool
+			tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+				if cut || !bytes.Contains(sent, []byte(want.function)) {
+					return nil, nil
+				}
+				return func() error {
+					if job, err := driver.NewClient(direct).Job(t.Context(), id); err != nil || job.State != want.state {
+						return err // it was only asked what the function takes
+					}
+					cut = true
+					return errors.New("the connection is lost")
+				}, nil
+			}}
+			w, err := driver.NewWorker(tap.pool(t, databaseURL), handle(func(_ context.Context, job *driver.Job[note]) error {
+				return verdict(job.Args.Text)
+			}), driver.WorkerConfig{Logger: logger(t)})
+			require.NoError(t, err)
+			ran, err := w.RunOne(t.Context())
+			require.NoError(t, err)
+			assert.True(t, cut)
+			assert.False(t, ran.Stale)
+			assert.Equal(t, []driver.QueueStats{want.stats}, w.Stats())
+		})
+	}
 }
 
 // A worker that is stopped does not leave open what is refused.

@@ -102,8 +102,7 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 	if err == nil {
 		if job.completedTx {
 			// If the handler has kept its promise this is refused as stale. If not, the job would stay open for ever.
-			result.outcome, result.failure = committed,
-				"the handler returned nil, but the transaction in which it completed the job was not committed"
+			result.outcome, result.failure, result.completedTx = failed, notCommitted, true
 		}
 		return result
 	}
