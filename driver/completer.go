@@ -257,7 +257,7 @@ func (c *completer) try(
 		stale, err = send(ctx, pipeline{conn: conn, lockTimeout: wait}, answers)
 		return err
 	})
-	if unknown {
+	if unknown && err != nil {
 		for i := range answers {
 			answers[i].perhaps = new(answers[i].outcome)
 		}

@@ -14,7 +14,9 @@ import (
 type Ran struct {
 	JobID int64
 	Err   error // what the handler, or the middleware around it, has returned, or why it was not called
-	Stale bool  // the answer was refused: the attempt was no longer the caller's
+	// Stale says that the answer was refused: the attempt was no longer the caller's. An answer that was sent twice, since
+	// the connection was lost meanwhile, is taken for one that was taken the first time.
+	Stale bool
 }
 
 // RunOne claims one job of the worker's queues, of the first that has any, runs it in the calling goroutine, and
