@@ -245,8 +245,8 @@ type errUnreached struct{ error }
 
 func (e errUnreached) Unwrap() error { return e.error }
 
-// try sends answers once, and notes which of them the server may have taken where it can't say so. No session that holds
-// a lock keeps the others waiting for long.
+// try sends answers once, and notes which of them the server may have taken where it can't say so. No session that
+// holds a lock keeps the others waiting for long.
 func (c *completer) try(
 	ctx context.Context, answers []answer, send sendFunc, wait time.Duration,
 ) (stale []int64, err error) {

@@ -125,7 +125,8 @@ func (c *completer) isGivenUp(o *outbox, a answer, of reason) bool {
 	}
 }
 
-// refused deals with an answer that was sent alone, and refused: it is sent again later, or something else in its place.
+// refused deals with an answer that was sent alone, and refused: it is sent again later, or something else in its
+// place.
 func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error) {
 	now := time.Now()
 	of := c.reasonOf(err)
@@ -163,7 +164,8 @@ func (o *outbox) othersPass(r *refusal, now time.Time) bool {
 	return o.passedAt.After(r.first) && now.Sub(o.passedAt) < passingFor
 }
 
-// sendLater puts an answer among those that are sent again, and says so. It is held by another session, or refused. Where others pass, it has a pause of its own.
+// sendLater puts an answer among those that are sent again, and says so. It is held by another session, or
+// refused. Where others pass, it has a pause of its own.
 // Where none does it is sent at once, and once some were in vain, the outbox has a pause.
 func (c *completer) sendLater(ctx context.Context, o *outbox, a answer, isHeld bool, err error) {
 	now := time.Now()

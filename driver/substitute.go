@@ -18,7 +18,7 @@ const blindPutOff = time.Hour
 // substitute is what is sent in place of an answer that the server refuses: an output that is no jsonb, say, a delay
 // that is negative, or a text that its encoding does not have. Each says less than the one before, until one is taken:
 //
-//	failing     the answer, in ASCII; the attempt's failure, with the reason; that without a delay, and without the reason
+//	failing     the answer, in ASCII; the attempt's failure, with the reason; that without delay and reason
 //	puttingOff  the job is put off, counted, with the reason, or without; it is snoozed
 //	discarding  the job is discarded, once nothing else is taken for a minute
 //
@@ -160,7 +160,8 @@ func putOffs(a answer, isMute bool) (all []substitute) {
 	if isMute {
 		texts = texts[:1]
 	}
-	s := substitute{answer: failure, level: slog.LevelError, message: "a failure was refused, so the job is put off", why: why}
+	s := substitute{answer: failure, level: slog.LevelError, why: why,
+		message: "a failure was refused, so the job is put off"}
 	s.outcome, s.delay = postponed, nil
 	all = withTexts(all, s, texts...)
 	s.delay = new(blindPutOff)
