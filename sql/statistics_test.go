@@ -141,3 +141,31 @@ func TestStatisticsOfAllKindsOfClaims(t *testing.T) {
 	require.Equal(t, want, sums("awa.queue_statistics"))
 	s.balanced()
 }
+
+// A job that comes very late is claimed beside new ones. The statistics of these claims do not read all entries that
+// came between.
+func TestStatisticsOfAJobThatComesVeryLate(t *testing.T) {
+	d := newDatabase(t)
+	s, late := d.session(), d.session()
+	late.exec("begin; select awa.enqueue('q', 'late')")
+	s.exec("select awa.enqueue_many('q', 'k', array_fill('1'::jsonb, array[10000])) from generate_series(1, 3)")
+	for range 30 {
+		s.completes(s.claim("q", 1000))
+	}
+	s.exec("select awa.fold()")
+	late.exec("commit")
+	s.completes(s.claim("q", 1))
+	s.exec("select awa.enqueue('q', 'new')")
+	s.completes(s.claim("q", 1))
+	s.exec("begin")
+	const reads = `select sum(pg_stat_get_xact_tuples_returned(i.indexrelid)
+			+ pg_stat_get_xact_tuples_fetched(i.indexrelid))::bigint
+		from pg_index i
+		join pg_inherits p on p.inhrelid = i.indrelid and p.inhparent = 'awa.ready_entries'::regclass`
+	before := one[int](s, reads)
+	s.exec("select awa._fold(everything => true)")
+	require.Less(t, one[int](s, reads)-before, 20000)
+	s.exec("commit")
+	require.Equal(t, "late 1, new 1", one[string](s, `select string_agg(format('%s %s', kind, completed), ', '
+		order by kind) from awa.queue_stats('q', by_kind => true) where kind <> 'k'`))
+}

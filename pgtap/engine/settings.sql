@@ -12,7 +12,7 @@ select is((select array_agg(k.name order by k.name) from awa._known_settings k w
 select is((select array_agg(k.name order by k.name) from awa._known_settings k where k.of_queue),
   (select array_agg(a.attname::text order by a.attname) from pg_attribute a
     where a.attrelid = 'awa.queue_settings'::regclass and a.attnum > 0
-      and a.attname not in ('queue_id', 'paused_at', 'changed_at', 'changed_by')),
+      and a.attname not in ('queue_id', 'paused_at', 'changed_at', 'changed_by', 'depth_note')),
   'and every one of a queue');
 select is((select array_agg(k.name order by k.name)
     from awa._known_settings k

@@ -102,12 +102,12 @@ begin
         exit;
       end if;
       v_counted := v_counted + 1;
-      v_fold := awa._fold_lane(v_lane.lane, v_max, v_began + v_budget);
+      v_fold := awa._fold_lane(v_lane.lane, v_max, v_began + v_budget, v_counts, v_ended, v_completed_at);
       v_more := v_more or v_fold.is_more;
       v_until := least(v_until, v_fold.looked_until); -- null where that holds nothing back
-      v_counts := v_counts || v_fold.counts;
-      v_ended := v_ended || v_fold.ended;
-      v_completed_at := v_completed_at || v_fold.completed_at;
+      v_counts := v_fold.counts;
+      v_ended := v_fold.ended;
+      v_completed_at := v_fold.completed_at;
       v_later := v_later + v_fold.jobs * interval '3 microseconds';
     end loop;
     exit when v_is_cut or v_size < 200;
@@ -162,18 +162,18 @@ comment on function awa._add_rollups is 'Gives lanes a row of counts each, where
 -- Adds the new rows of one lane to its counts, at most about max_rows entries and as many claims at a time.
 -- These claims have about ten times as many jobs, at most. Goes on with the entries until the time that is given. The
 -- entries, tombstones and arrivals of one transaction are counted together. The caller has locked the counts.
--- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more. For
--- the statistics: the new jobs; and the claims that are counted now, with the time at which all attempts of each
--- completed, if they did so at once, and the number of their jobs.
+-- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more. Adds,
+-- for the statistics: the new jobs; and the claims that are counted now, with the time at which all attempts of each
+-- completed, if they did so at once. jobs is the number of their jobs.
 create or replace function awa._fold_lane(
   lane bigint,
   max_rows int,
   until timestamptz,
+  inout counts awa.queue_statistics[],
+  inout ended awa.lease_claims[],
+  inout completed_at timestamptz[],
   out is_more boolean,
   out looked_until bigint,
-  out counts awa.queue_statistics[],
-  out ended awa.lease_claims[],
-  out completed_at timestamptz[],
   out jobs bigint
 )
 language plpgsql
@@ -188,10 +188,12 @@ declare
   v_counted int := 0;
 begin
   is_more := false;
-  counts := '{}';
-  ended := '{}';
-  completed_at := '{}';
   jobs := 0;
+  if cardinality(ended) > 200 then -- so that no lane copies very many
+    counts := counts || array(select e from awa._ends_of(ended, completed_at) e);
+    ended := '{}';
+    completed_at := '{}';
+  end if;
   perform awa._add_rollups(array[lane]);
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;
   loop
@@ -240,8 +242,10 @@ begin
       v_rollup.claimed := v_rollup.claimed + v_claim.size;
       v_rollup.completed := v_rollup.completed + v_claim.completed;
       v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
-      ended := ended || v_claim.claim;
-      completed_at := completed_at || v_claim.completed_at;
+      if v_claim.size > 0 then -- a place that was noted has none, and lies anywhere
+        ended := ended || v_claim.claim;
+        completed_at := completed_at || v_claim.completed_at;
+      end if;
       jobs := jobs + v_claim.size;
     elsif v_claim.lane_seq > v_rollup.closed_seq then
       looked_until := least(looked_until, v_claim.claim_id - 1);
@@ -313,10 +317,10 @@ begin
       exit;
     end if;
     v_counted := v_counted + 1;
-    v_fold := awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end);
-    v_counts := v_counts || v_fold.counts;
-    v_ended := v_ended || v_fold.ended;
-    v_completed_at := v_completed_at || v_fold.completed_at;
+    v_fold := awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end, v_counts, v_ended, v_completed_at);
+    v_counts := v_fold.counts;
+    v_ended := v_fold.ended;
+    v_completed_at := v_fold.completed_at;
     v_later := v_later + v_fold.jobs * interval '3 microseconds';
     if v_fold.is_more then
       v_more := v_more or exists (

@@ -34,6 +34,8 @@ comment on function awa._add_steps is
 -- The ends of the attempts of some claims of one lane, counted job by job.
 -- completed_at: as in _ends_of. Where an entry has gone with its segment, its attempt counts for no kind, and did not
 -- wait.
+-- Why: there may be very many entries of other claims between one that came late and the next one. Then claim by claim
+-- is counted.
 create or replace function awa._ends_by_job(claims awa.lease_claims[], completed_at timestamptz[])
 returns setof awa.queue_statistics
 language plpgsql stable
@@ -52,6 +54,16 @@ begin
     from unnest(claims) c
    order by c.pos_xid desc, c.pos_id desc
    limit 1;
+  if cardinality(claims) > 1
+    and (select true
+           from awa._claimed_entries(v_lane, v_first.xid, v_first.id, v_last.xid, v_last.id, 0, 9223372036854775807)
+         offset 5000
+          limit 1) then
+    for i in 1..cardinality(claims) loop
+      return query select e.* from awa._ends_by_job(claims[i : i], completed_at[i : i]) e;
+    end loop;
+    return;
+  end if;
   return query
     select awa._queue_of(v_lane), 60, a.at, a.kind, 0::bigint, case when a.is_failure then 0 else a.attempts end,
            case when a.is_failure then a.attempts else 0 end,
@@ -59,7 +71,7 @@ begin
            array[a.run << 40 | a.attempts]
       from (
         select awa._minute_of(j.closed_at) as at, e.kind, j.is_failure,
-               awa._duration_step(j.claimed_at - e.ready_at) as wait,
+               awa._duration_step(j.claimed_at - case when e.last > j.claimed_at then e.first else e.last end) as wait,
                awa._duration_step(j.closed_at - j.claimed_at) as run, count(*) as attempts
           from (
             select c.claimed_at, c.unnest as closed_at, false as is_failure, j as job_id
@@ -79,8 +91,8 @@ begin
              where c.unnest is null
           ) j
           left join (
-            -- two entries while a segment is cleaned, or where the first one is buried
-            select e.job_id, min(e.kind) as kind, max(e.ready_at) as ready_at
+            -- two entries while a segment is cleaned, where the first one is buried, or after another attempt
+            select e.job_id, min(e.kind) as kind, min(e.ready_at) as first, max(e.ready_at) as last
               from awa._claimed_entries(v_lane, v_first.xid, v_first.id, v_last.xid, v_last.id, 0, 9223372036854775807)
                    e
              group by e.job_id
@@ -99,6 +111,7 @@ create or replace function awa._ends_of(claims awa.lease_claims[], completed_at 
 returns setof awa.queue_statistics
 language plpgsql stable
 set enable_hashjoin = on
+set enable_nestloop = off
 set enable_sort = off
 as $$
 #variable_conflict use_variable
@@ -111,7 +124,7 @@ begin
   select coalesce(array_agg((awa._queue_of(w.lane), 60, awa._minute_of(w.completed_at), w.kind, 0, w.attempts, 0,
            array[awa._duration_step(w.claimed_at - w.ready_at) << 40 | w.attempts],
            array[awa._duration_step(w.completed_at - w.claimed_at) << 40 | w.attempts])::awa.queue_statistics), '{}'),
-         coalesce(array_agg(w.nth), '{}')
+         coalesce(array_agg(distinct w.nth), '{}')
     into v_whole, v_counted
     from (
       select c.*, e.*, sum(e.attempts) over (partition by c.nth) as entries
@@ -395,7 +408,7 @@ begin
             select c as claim, sum(cardinality(c.job_ids)) over (rows unbounded preceding) as jobs
               from awa._uncounted(lane, v_lane.closed_seq, v_lane.open_seqs, max_rows) c
           ) c
-         where c.jobs <= max_rows), '{}') e;
+         where c.jobs <= max_rows and (c.claim).job_ids <> '{}'), '{}') e;
 end
 $$;
 comment on function awa._uncounted_statistics is
