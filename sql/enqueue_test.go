@@ -162,8 +162,8 @@ func TestNotifications(t *testing.T) {
 	require.Greater(t, tick(), before)
 }
 
-// A clock that is set back, by however much, keeps no notification from being sent; and the settings may say to send
-// none.
+// A clock that is set back, by however much, keeps no notification from being sent. None is sent where the settings say
+// so, or where the server's queue of notifications is half full.
 func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	d := newDatabase(t)
 	listener, producer := d.session(), d.session()
@@ -190,15 +190,27 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	}
 
 	worker := producer.registerWorker()
-	jobs := producer.enqueueMany("q", 2)
-	require.Len(t, producer.claimAs(worker, "q", 2), 2)
+	jobs := producer.enqueueMany("q", 5)
+	require.Len(t, producer.claimAs(worker, "q", 5), 5)
 	before("claimed")
-	for i, want := range []string{"", "awa_wake_" + digit + " awa_lost_attempts"} {
-		producer.exec("update awa.settings set notifications = $1", i == 1)
+	both := "awa_wake_" + digit + " awa_lost_attempts"
+	notifies := func(want, when string) {
+		t.Helper()
 		producer.exec("select setval('awa.wake_clock_" + digit + "', 1)")
 		producer.enqueue("q")
-		producer.exec("select awa.cancel($1)", jobs[i])
-		require.Equal(t, want, before(fmt.Sprint("set ", i)))
+		producer.exec("select awa.cancel($1)", jobs[0])
+		jobs = jobs[1:]
+		require.Equal(t, want, before(when), when)
+	}
+	for i, want := range []string{"", both} {
+		producer.exec("update awa.settings set notifications = $1", i == 1)
+		notifies(want, fmt.Sprint("set ", i))
+	}
+	const usage = "pg_notification_queue_usage()"
+	for full, want := range map[string]string{"0.49": both, "0.5": "", "1": ""} {
+		producer.exec(changing("_notify", usage+" <", full+" <"))
+		notifies(want, full+" full")
+		producer.exec(changing("_notify", full+" <", usage+" <"))
 	}
 }
 
