@@ -99,6 +99,39 @@ func TestTimeInWhichTheServerIsDownIsNoSilence(t *testing.T) {
 	}
 }
 
+// Workers that live lose nothing when the server is down again and again, each time for longer than a lease, and they
+// can send a heartbeat only in between.
+func TestOutagesOneAfterTheOther(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	require.Zero(t, s.rescue())
+	s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[60]), max_attempts => 1)")
+	var workers []int64
+	for n := range 6 {
+		workers = append(workers, s.registerWorker())
+		require.Len(t, list[int64](s, "select receipt from awa.claim('q', 10, $1, '5 minutes')", workers[n]), 10)
+		if n == 2 {
+			require.Equal(t, int64(30), s.materialize())
+		}
+	}
+	for range 5 {
+		s.later(10 * time.Minute)
+		require.Zero(t, s.rescue())
+		for _, w := range workers {
+			require.Empty(t, s.lost(w))
+		}
+		require.Zero(t, s.passes(2*time.Minute))
+		for _, w := range workers {
+			require.Empty(t, s.lost(w))
+		}
+	}
+	require.Equal(t, 60, s.attempts())
+	require.Zero(t, one[int](s, "select failed from awa.queue_counts('q')"))
+	require.Empty(t, list[int64](s, "select awa.complete_many(array_agg(id), array_agg(receipt)) from awa.jobs"))
+	require.Equal(t, 60, one[int](s, "select completed from awa.queue_counts('q')"))
+	s.balanced()
+}
+
 // What was granted for one gap is not granted again for the next one.
 func TestGapsDoNotAddUp(t *testing.T) {
 	d := newDatabase(t)
