@@ -808,12 +808,16 @@ func TestKeyOfAPeriod(t *testing.T) {
 		"completed_many":        {"select awa.complete_many(array[$1::bigint], array[$2::bigint])", true},
 		"failed":                {"select awa.fail($1, $2, 'e')", false},
 		"discarded":             {"select awa.discard($1, $2, 'e')", false},
+		"dead":                  {"select awa.discard($1, $2, 'e')", false},
 		"cancelled":             {"select awa.cancel($1) where $2::bigint > 0", false},
 	} {
 		for _, materialized := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, " ", materialized), func(t *testing.T) {
 				d := newDatabase(t)
 				s := d.session()
+				if name == "dead" {
+					s.exec(`select awa.configure_queue('q', '{"dead_letter": true}')`)
+				}
 				require.True(t, one[bool](s, year))
 				require.False(t, one[bool](s, year))
 				j := s.claim("q", 1)[0]
@@ -822,6 +826,7 @@ func TestKeyOfAPeriod(t *testing.T) {
 					s.materialize()
 				}
 				s.exec(test.end, j.JobID, j.Receipt)
+				require.Equal(t, name == "dead", s.state(j.JobID) == "dead")
 				require.Equal(t, !test.held, one[bool](s, year))
 				require.Equal(t, name == "completed with output" || materialized || !test.held,
 					one[bool](s, "select exists (select from awa.done_entries)"), "a copy of the job")
