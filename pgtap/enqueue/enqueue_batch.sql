@@ -5,7 +5,7 @@
 
 begin;
 set local track_functions = 'pl';
-select plan(144);
+select plan(147);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -319,6 +319,26 @@ select *
     (10, '"x"', 'jobs holds'), (11, '{"period": "1 day", "key": "x", "zone": "Mars"}', 'jobs: unique_zone')
   ) c(n, uniq, names)
  order by c.n;
+
+-- The period of a key is that of run_at, in its zone
+create temp table reminders as
+select jsonb_agg(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k',
+    'run_at', current_date + n + h.at, 'unique', '{"key": "reminder", "period": "1 day", "zone": "Asia/Kathmandu"}'::jsonb)
+  order by n) as jobs, h.at
+  from generate_series(1, 7) n, unnest('{00:15+05:45,23:45+05:45}'::timetz[]) h(at)
+ group by h.at;
+create temp table reminded as
+select b.*
+  from reminders r cross join lateral awa.enqueue_batch(r.jobs) with ordinality b(job_id, inserted, nth)
+ where r.at = '00:15+05:45';
+select is((select array_agg(inserted order by nth) from reminded), '{t,t,t,t,t,t,t}',
+  'seven reminders on seven days are seven jobs');
+select is((select array_agg(row(b.job_id, b.inserted)::text order by b.nth)
+  from reminders r cross join lateral awa.enqueue_batch(r.jobs) with ordinality b(job_id, inserted, nth)
+ where r.at = c.at),
+  (select array_agg(row(job_id, false)::text order by nth) from reminded),
+  'and duplicates of those, when they are enqueued again, at ' || c.at)
+  from reminders c;
 
 -- Two jobs that would both replace one that this transaction has cancelled
 select awa.cancel(job_id) from awa.enqueue_unique(pg_temp.q(), 'k', unique_key => 'replaced') \g /dev/null
