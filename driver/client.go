@@ -230,7 +230,7 @@ type BatchResult struct {
 // EnqueueBatch appends jobs of any kinds and queues, at most 10,000, some of them unique, all of them or, on an error,
 // none.
 // It returns what became of each, in their order. It waits as [Client.EnqueueUnique] does, and two batches that name
-// the same keys never wait for each other in a circle.
+// the same keys never wait for each other in a circle. It refuses times before the year 0.
 func (c *Client) EnqueueBatch(ctx context.Context, jobs []BatchJob) ([]BatchResult, error) {
 	return c.EnqueueBatchTx(ctx, c.pool, jobs)
 }

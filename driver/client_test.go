@@ -368,6 +368,11 @@ func TestExtremeTimes(t *testing.T) {
 				driver.EnqueueOptions{RunAt: at})
 			return err
 		},
+		"enqueue batch": func(at time.Time) error {
+			_, err := client.EnqueueBatch(t.Context(),
+				[]driver.BatchJob{{Args: note{}}, {Args: note{}, Options: driver.EnqueueOptions{RunAt: at}}})
+			return err
+		},
 	}
 	filters := map[string]func(driver.JobFilter) (int64, error){
 		"cancel where": func(f driver.JobFilter) (int64, error) { return client.CancelWhere(t.Context(), f) },
@@ -392,8 +397,14 @@ func TestExtremeTimes(t *testing.T) {
 		}
 	}
 	const lastRun = 253_402_250_399 // 9999-12-31 09:59:59
+	const yearZero = -62_167_219_200 // a batch goes as JSON, with times as in RFC 3339
 	for name, call := range call {
-		assert.NoError(t, call(time.Unix(firstSecond, 0)), name)
+		first := int64(firstSecond)
+		if name == "enqueue batch" {
+			first = yearZero
+			assert.ErrorContains(t, call(time.Unix(first-1, 0)), "run_at must be a timestamp as in RFC 3339", name)
+		}
+		assert.NoError(t, call(time.Unix(first, 0)), name)
 		assert.NoError(t, call(time.Unix(lastRun, 0)), name)
 		assert.ErrorContains(t, call(time.Unix(lastRun+1, 0)), "run_at must be a time before 9999-12-31 10:00 UTC", name)
 	}

@@ -94,6 +94,39 @@ func TestSuspectsFitIntoAParcel(t *testing.T) {
 	assert.False(t, o.isPassing)
 }
 
+// Large answers are sent few at a time; fewer still when those take too long, or too much memory, down to one; and as
+// many as before when they pass again.
+func TestParcelsAreBounded(t *testing.T) {
+	all := func(n, size int) []answer {
+		answers, output := testAnswers(new(queueStats), n), make([]byte, size)
+		for i := range answers {
+			answers[i].output = output
+		}
+		return answers
+	}
+	assert.Equal(t, 3, new(sizer).of(all(500, 1_200_000)))
+	assert.Equal(t, 1, new(sizer).of(all(500, 2*maxParcel)), "one is sent, however large it is")
+	assert.Equal(t, flushSize, new(sizer).of(all(flushSize+1, 1)))
+	answers := all(60, 700_000)
+	for _, code := range []string{queryCanceled, "53200"} {
+		var s sizer
+		first := s.of(answers)
+		require.Equal(t, 5, first)
+		shrink := func() { s.shrink(answers[:s.of(answers)], &pgconn.PgError{Code: code}) }
+		for n := first; n > 1; n = s.of(answers) {
+			shrink()
+			require.Less(t, s.of(answers), n)
+		}
+		shrink()
+		assert.Equal(t, 1, s.of(answers))
+		for range 100 {
+			s.grow()
+		}
+		assert.Equal(t, first, s.of(answers))
+		assert.Equal(t, sizer{}, s)
+	}
+}
+
 // Those that are held back wait a moment, as fresh ones do, after the connection was lost; and when the server was not
 // reached, they were not sent: they are held back as before, ahead of later ones of their queue.
 func TestAnswersHeldBackAfterALostConnection(t *testing.T) {
