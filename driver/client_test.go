@@ -396,7 +396,7 @@ func TestExtremeTimes(t *testing.T) {
 			assert.NoError(t, err, name)
 		}
 	}
-	const lastRun = 253_402_250_399 // 9999-12-31 09:59:59
+	const lastRun = 253_402_250_399  // 9999-12-31 09:59:59
 	const yearZero = -62_167_219_200 // a batch goes as JSON, with times as in RFC 3339
 	for name, call := range call {
 		first := int64(firstSecond)

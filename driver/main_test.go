@@ -218,13 +218,17 @@ func (w *wiretap) pool(t *testing.T, databaseURL string) *pgxpool.Pool {
 type tappedConn struct {
 	net.Conn
 	tap        *wiretap
-	claims     bool // it has prepared a claim
+	claims     bool // it has prepared a claim,
+	answers    bool // or an answer
 	beforeRead atomic.Pointer[func() error]
 }
 
 func (c *tappedConn) Write(b []byte) (int, error) {
 	if bytes.Contains(b, []byte("awa.claim(")) {
 		c.claims = true
+	}
+	if bytes.Contains(b, []byte("awa.complete_many(")) || bytes.Contains(b, []byte("awa.fail_many(")) {
+		c.answers = true
 	}
 	beforeRead, err := c.tap.onWrite(c, b)
 	if err != nil {

@@ -323,7 +323,8 @@ select *
 -- The period of a key is that of run_at, in its zone
 create temp table reminders as
 select jsonb_agg(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k',
-    'run_at', current_date + n + h.at, 'unique', '{"key": "reminder", "period": "1 day", "zone": "Asia/Kathmandu"}'::jsonb)
+    'run_at', current_date + n + h.at,
+    'unique', '{"key": "reminder", "period": "1 day", "zone": "Asia/Kathmandu"}'::jsonb)
   order by n) as jobs, h.at
   from generate_series(1, 7) n, unnest('{00:15+05:45,23:45+05:45}'::timetz[]) h(at)
  group by h.at;
