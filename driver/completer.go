@@ -203,7 +203,7 @@ func (c *completer) collect(ctx context.Context) bool {
 // ends takes note that no more answers are to come: there is little time, so all that were refused are due.
 func (c *completer) ends() {
 	c.ending = true
-	c.resting = time.Time{}
+	c.due, c.pause, c.resting = time.Time{}, backoff{}, time.Time{}
 	for _, o := range c.all {
 		o.due, o.pause, o.probes = time.Time{}, backoff{}, 0
 		for _, a := range o.suspects {
@@ -367,7 +367,8 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 			isStale[a.jobID]-- // of several answers for one job, the first are the older attempts'
 		}
 		switch {
-		case stale && a.completedTx: // as it should be
+		// As it should be. After a lost connection as well it is most likely that the handler has kept its promise.
+		case stale && a.completedTx:
 			a.stats.ended[completed].Add(1)
 		case stale && a.perhaps != nil:
 			a.stats.ended[*a.perhaps].Add(1)
@@ -384,7 +385,8 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 	}
 	if len(unexpected) > 0 {
 		const what = "answers were stale"
-		c.warnings.warn(ctx, c.log, slog.LevelInfo, what, what, keyJobs, len(unexpected), keyJobIDs, unexpected)
+		c.warnings.warn(ctx, c.log, slog.LevelInfo, what, what, keyJobs, len(unexpected), keyJobIDs,
+			unexpected[:min(len(unexpected), 10)])
 	}
 }
 

@@ -11,6 +11,8 @@ const (
 	maxHeld = 2 * flushSize
 	// maxProbes is how many answers are sent alone, in a row and in vain, until the trouble is taken for one of them all.
 	maxProbes = 10
+	// suspectsWait is for how long a suspect waits at most, when it is due, for others that are given up.
+	suspectsWait = time.Second
 
 	// How long an answer may wait for a lock that another session holds, and for how long when there are many that were
 	// refused.
@@ -44,13 +46,12 @@ type outbox struct {
 	together  int       // how many suspects to send at once, if more than one
 	isPassing bool      // the last suspect has passed: those that are not due may pass, too
 
-	passedAt time.Time // when the last parcel has passed
-	refused  int       // how often an answer was refused alone since
-	ill      time.Time // when the first of them was
-	probes   int       // how many of them were since the last rest
-	due      time.Time // when to send any of them again, after nothing has passed
-	pause    backoff
-	mute     time.Time // since when nothing at all is taken in place of an answer, but perhaps a discard
+	passedAt   time.Time      // when the last parcel has passed
+	nonePassed [reasons]tally // how often answers were refused alone since, for each reason
+	probes     int            // how many of them were since the last rest
+	due        time.Time      // when to send any of them again, after nothing has passed
+	pause      backoff
+	mute       time.Time // since when nothing at all is taken in place of an answer, but perhaps a discard
 }
 
 // held is how many answers were refused, and are to be sent again.
@@ -108,15 +109,31 @@ func later(a, b time.Time) time.Time {
 // took takes note that the server has taken answers: an answer that was refused alone before is itself the cause.
 func (o *outbox) took() {
 	o.passedAt = time.Now()
-	o.refused, o.probes = 0, 0
-	o.ill, o.due, o.mute = time.Time{}, time.Time{}, time.Time{}
+	o.probes, o.due = 0, time.Time{}
 	o.pause.reset()
+	o.beginAnew()
 }
 
-// rest stops new tries of refused answers for a while.
-func (o *outbox) rest() {
-	o.probes = 0
-	o.due = time.Now().Add(o.pause.pause())
+// beginAnew forgets for how long none has passed.
+func (o *outbox) beginAnew() {
+	o.nonePassed, o.mute = [reasons]tally{}, time.Time{}
+}
+
+// lostConnection takes note that the connection was lost when answers of this kind were sent. An outage says nothing of
+// what is refused after it: only how often the connection was lost still counts.
+func (o *outbox) lostConnection() {
+	lost := o.nonePassed[ofConnection]
+	o.beginAnew()
+	o.nonePassed[ofConnection] = lost
+}
+
+// noteSuspects takes note that n suspects were sent together: when they have passed, more are sent the next time, due
+// or not; when not, fewer.
+func (o *outbox) noteSuspects(n int, err error) {
+	o.together, o.isPassing = n/2, n > 1
+	if err == nil {
+		o.together, o.isPassing = min(2*n, flushSize), true
+	}
 }
 
 // setApart takes a refused parcel: first in a part for each queue, since the cause lies most often with the jobs of one
@@ -187,7 +204,7 @@ type source int
 
 const (
 	givenUp       source = iota // one in whose place something else is sent
-	suspects                    // that are due, the oldest first; none while there is one that is given up
+	suspects                    // that are due, the oldest first; while there is one that is given up, those that are late
 	behind                      // those of a queue that are held back
 	firstApart                  // the part that was set apart first, so that good answers pass soon
 	smallestApart               // the smallest part, so that the cause of the refusal is found
@@ -204,7 +221,7 @@ func (o *outbox) again(now time.Time) (p parcel) {
 		switch {
 		case p.from == givenUp && len(o.givenUp) > 0:
 			p.answers = cut(&o.givenUp, 1)
-		case p.from == suspects && isDue && len(o.givenUp) == 0:
+		case p.from == suspects && isDue && (len(o.givenUp) == 0 || o.isSuspectLate(now)):
 			p.answers = o.suspectsDue(now)
 		case p.from == behind && !now.Before(o.freshDue):
 			p.answers = o.take(&o.behind, 0)
@@ -272,6 +289,11 @@ func smallest(parts [][]answer) (chosen int) {
 		}
 	}
 	return chosen
+}
+
+// isSuspectLate says whether a suspect has waited for too long for those that are given up.
+func (o *outbox) isSuspectLate(now time.Time) bool {
+	return slices.ContainsFunc(o.suspects, func(a answer) bool { return now.Sub(a.refusal.due) >= suspectsWait })
 }
 
 func (o *outbox) suspectsDue(now time.Time) []answer {

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"log/slog"
 	"runtime"
 	"sync/atomic"
@@ -219,6 +220,75 @@ func TestOthersThatHavePassedLongAgo(t *testing.T) {
 	assert.True(t, refused(1), "the fourth time in which others have passed between")
 }
 
+// Refusals for one reason, or before an outage, say nothing of those for another one, or after it: the first error of a
+// trigger after a long lock does not have the attempt of a succeeded job fail.
+func TestEachReasonCountsForItself(t *testing.T) {
+	ago := time.Now().Add(-2 * refusalPatience)
+	lastsFor := func(before reason) (c *completer, o *outbox, a answer) {
+		c = newCompleter(nil, slog.New(slog.DiscardHandler))
+		o = c.outboxes[completed]
+		a = testAnswers(new(queueStats), 1)[0]
+		a.since = ago
+		for range maxRefusals {
+			o.noteRefusal(&a, before, ago)
+		}
+		return c, o, a
+	}
+	isGivenUp := func(c *completer, o *outbox, a answer, of reason) bool {
+		o.noteRefusal(&a, of, time.Now())
+		return c.isGivenUp(o, a, of)
+	}
+	for before := range reason(reasons) {
+		c, o, a := lastsFor(before)
+		for _, of := range []reason{ofOwner, ofServer, ofConnection} {
+			assert.Equal(t, of == before, isGivenUp(c, o, a, of), "%d after %d", of, before)
+		}
+		c.ending = true
+		assert.Equal(t, before == ofOwner, isGivenUp(c, o, a, ofOwner), "at the end, after %d", before)
+	}
+	c, o, a := lastsFor(ofOwner)
+	c.isUnreached(t.Context(), errUnreached{errors.New("not there")})
+	assert.False(t, isGivenUp(c, o, a, ofOwner), "after an outage")
+	c, o, a = lastsFor(ofOwner)
+	o.lostConnection()
+	assert.False(t, isGivenUp(c, o, a, ofOwner), "after the connection was lost")
+	c, o, a = lastsFor(ofConnection)
+	o.lostConnection()
+	assert.True(t, isGivenUp(c, o, a, ofConnection), "the connection is lost each time")
+}
+
+// While others pass, the refusals for one reason count for that alone, and what the server can't do just now has some
+// time to pass; at the worker's end it has none.
+func TestRefusalsThoughOthersPass(t *testing.T) {
+	for of, patience := range map[reason]time.Duration{ofOwner: 0, ofServer: 10 * time.Second,
+		ofConnection: 10 * time.Second, ofSession: 10 * time.Second, ofOthers: time.Minute} {
+		c := newCompleter(nil, slog.New(slog.DiscardHandler))
+		o := c.outboxes[completed]
+		a := testAnswers(new(queueStats), 1)[0]
+		a.since = time.Now()
+		refused := func(of reason, n int, at time.Time) bool {
+			for i := range n {
+				o.passedAt = at.Add(time.Duration(2 * i))
+				o.noteRefusal(&a, of, o.passedAt.Add(1))
+			}
+			return c.isGivenUp(o, a, of)
+		}
+		first := time.Now().Add(-patience / 2)
+		for other := range reason(reasons) {
+			if other != ofAnswer && other != of {
+				refused(other, maxRefusals, first.Add(-time.Hour).Add(time.Minute*time.Duration(other)))
+			}
+		}
+		assert.False(t, refused(of, maxRefusals-1, first), of)
+		assert.Equal(t, of == ofOwner, refused(of, 1, time.Now()), of)
+		c.ending = true
+		assert.Equal(t, of != ofOthers, c.isGivenUp(o, a, of), of)
+		c.ending = false
+		a.refusal.passed[of].since = time.Now().Add(-patience)
+		assert.True(t, c.isGivenUp(o, a, of), of)
+	}
+}
+
 // Something else that is sent in place of an answer has its turn among the others, also while the outbox rests; other
 // suspects wait for it.
 func TestTurnsOfWhatIsSentInPlace(t *testing.T) {
@@ -226,7 +296,7 @@ func TestTurnsOfWhatIsSentInPlace(t *testing.T) {
 	q := new(queueStats)
 	o := outbox{givenUp: testAnswers(q, 2), suspects: testAnswers(q, 3), behind: [][]answer{testAnswers(q, 1)}}
 	for i := range o.suspects {
-		o.suspects[i].refusal = &refusal{}
+		o.suspects[i].refusal = &refusal{due: now}
 	}
 	assert.Equal(t, 6, o.len())
 	due, ok := o.next(time.Time{})
@@ -249,7 +319,27 @@ func TestTurnsOfWhatIsSentInPlace(t *testing.T) {
 	assert.Equal(t, suspects, o.again(o.due).from)
 }
 
-// When the worker ends, all that was refused is due, and each answer has a short pause from then on.
+// A suspect that is due does not wait for an endless row of those that are given up.
+func TestSuspectsBesideThoseThatAreGivenUp(t *testing.T) {
+	now := time.Now()
+	o := outbox{suspects: testAnswers(new(queueStats), 2)}
+	o.suspects[0].refusal = &refusal{due: now.Add(-2 * suspectsWait)}
+	o.suspects[1].refusal = &refusal{due: now.Add(-suspectsWait / 2)}
+	var turns []source
+	for range 20 {
+		o.givenUp = append(o.givenUp, testAnswers(new(queueStats), 1)...)
+		p := o.again(now)
+		turns = append(turns, p.from)
+		if p.from == suspects {
+			assert.Equal(t, []int64{1}, jobIDsOf(p.answers), "the other one is not late yet")
+		}
+	}
+	assert.Contains(t, turns, suspects)
+	assert.Len(t, o.suspects, 1)
+}
+
+// When the worker ends, all that was refused is due, and each answer has a short pause from then on; so has the server,
+// if it was not reached, and an outbox of which nothing passes.
 func TestPausesOfAStop(t *testing.T) {
 	c := newCompleter(nil, slog.New(slog.DiscardHandler))
 	o := c.outboxes[completed]
@@ -263,12 +353,26 @@ func TestPausesOfAStop(t *testing.T) {
 	held := &pgconn.PgError{Code: "55P03", Routine: "ProcessInterrupts"}
 	c.sendLater(t.Context(), o, a, true, held)
 	assert.Greater(t, time.Until(a.refusal.due), 30*time.Second)
-	o.rest()
+	c.rest(o)
 	c.resting = time.Now().Add(time.Hour)
+	unreached := errUnreached{errors.New("not there")}
+	for range 20 {
+		assert.True(t, c.isUnreached(t.Context(), unreached))
+	}
+	assert.Greater(t, time.Until(c.due), endPause)
 	c.ends()
 	due, ok := o.next(c.resting)
 	assert.True(t, ok)
 	assert.True(t, due.IsZero())
+	assert.Negative(t, c.untilDue(time.Now()))
+	c.isUnreached(t.Context(), unreached)
+	assert.LessOrEqual(t, time.Until(c.due), firstPause, "the pauses begin anew")
+	for range 20 {
+		c.isUnreached(t.Context(), unreached)
+		c.rest(o)
+	}
+	assert.LessOrEqual(t, time.Until(c.due), endPause)
+	assert.LessOrEqual(t, time.Until(o.due), endPause)
 	for _, a := range o.suspects {
 		assert.True(t, a.refusal.due.IsZero())
 	}
@@ -292,6 +396,9 @@ func TestAnswersForWhatIsCommitted(t *testing.T) {
 	assert.Zero(t, c.stale)
 	c.acknowledge(t.Context(), []answer{{attempt: &attempt{stats: stats}, outcome: failed, completedTx: true}}, nil)
 	assert.Equal(t, QueueStats{Completed: 3, Failed: 1}, stats.read(""))
+	c.acknowledge(t.Context(), []answer{{attempt: &attempt{stats: stats}, outcome: failed, completedTx: true,
+		perhaps: new(failed)}}, []int64{0})
+	assert.Equal(t, QueueStats{Completed: 4, Failed: 1}, stats.read(""), "sent twice: a handler keeps its promise")
 }
 
 // A job that is given back was not handed over to be answered: how many of its queue wait stays.

@@ -144,7 +144,7 @@ func TestTwoAnswersForOneJob(t *testing.T) {
 	assert.Equal(t, 1, c.stale)
 }
 
-// Stale answers are logged once a minute, however many batches have some.
+// Stale answers are logged once a minute, however many batches have some, and a few of them by their ids.
 func TestManyStaleAnswers(t *testing.T) {
 	var log bytes.Buffer
 	c := newCompleter(nil, slog.New(slog.NewTextHandler(&log, nil)))
@@ -154,6 +154,11 @@ func TestManyStaleAnswers(t *testing.T) {
 	}
 	assert.Equal(t, 10, c.stale)
 	assert.Equal(t, 1, strings.Count(log.String(), "answers were stale"))
+	log.Reset()
+	c.warnings = new(warnings)
+	many := testAnswers(new(queueStats), flushSize)
+	c.acknowledge(t.Context(), many, jobIDsOf(many))
+	assert.Contains(t, log.String(), `jobs=500 job_ids="[1 2 3 4 5 6 7 8 9 10]"`)
 }
 
 func TestIsTemporary(t *testing.T) {

@@ -16,7 +16,8 @@ import (
 var refusalPatience = time.Minute
 
 const (
-	// maxRefusals is how often an answer is refused alone, although others pass, until it is given up as it is.
+	// maxRefusals is how often an answer is refused alone for one reason, although others pass, until it is given up as
+	// it is.
 	maxRefusals = 4
 	// passingFor is for how long others count as taken after the last of them was.
 	passingFor = time.Minute
@@ -35,11 +36,11 @@ const (
 
 // refusal is the history of an answer that was refused.
 type refusal struct {
-	first time.Time // when it was refused first, perhaps with others
-	last  time.Time // when it was refused last, alone
-	times int       // how often it was, alone, after others had passed since the time before
-	due   time.Time // when to send it again
-	pause backoff
+	first  time.Time      // when it was refused first, perhaps with others
+	last   time.Time      // when it was refused last, alone
+	passed [reasons]tally // for each reason, of those alone: how often others had passed since the time before
+	due    time.Time      // when to send it again
+	pause  backoff
 
 	// Of one that is given up:
 	why   error          // it was refused, and so given up; nil for one that is not
@@ -63,13 +64,28 @@ func (r *refusal) lastError() error {
 type reason int
 
 const (
-	ofAnswer  reason = iota // what the answer says: it will be the same the next time
-	ofLock                  // another session holds the attempt, and ends some time
-	ofOthers                // what others do at the same time
-	ofServer                // the server can't do it just now, though the connection goes on, or does not carry the answer
-	ofSession               // the server has ended the connection
-	ofOwner                 // anything else: a privilege, a constraint, a trigger, functions that are just being replaced
+	ofAnswer     reason = iota // what the answer says: it will be the same the next time
+	ofLock                     // another session holds the attempt, and ends some time
+	ofOthers                   // what others do at the same time
+	ofServer                   // the server can't do it just now, though the connection goes on
+	ofConnection               // the connection was lost without a word, or the server was silent for too long
+	ofSession                  // the server has ended the connection
+	ofOwner                    // anything else: a privilege, a constraint, a trigger, functions that are being replaced
+	reasons      = iota
 )
+
+// tally counts refusals for one reason. Those for another one say nothing of it: after an outage, or a long lock, the
+// first error of a trigger is the first.
+type tally struct {
+	since time.Time // when it was the reason first
+	times int
+}
+
+func (t *tally) begin(now time.Time) {
+	if t.since.IsZero() {
+		t.since = now
+	}
+}
 
 func (c *completer) reasonOf(err error) reason {
 	pg, isPg := errors.AsType[*pgconn.PgError](err)
@@ -86,7 +102,9 @@ func (c *completer) reasonOf(err error) reason {
 		return ofOthers
 	case !isTemporary(err) || hasCode(err, readOnly): // a server that is read-only itself is not reached
 		return ofOwner
-	case isPg && !c.db.isOpen():
+	case !isPg:
+		return ofConnection
+	case !c.db.isOpen():
 		return ofSession
 	}
 	return ofServer
@@ -98,30 +116,37 @@ func (c *completer) reasonOf(err error) reason {
 //	ofAnswer               at once                              at once
 //	ofLock                 never                                never
 //	ofOthers               after 4 refusals, and a minute       never
-//	ofServer               after 4 refusals                     after a minute
-//	ofSession              after 4 refusals                     never
-//	ofOwner                after 4 refusals                     after a minute, or when the worker ends
+//	ofServer               after 4 refusals, and 10 seconds     after 4 refusals, and a minute
+//	ofConnection           the same                             the same
+//	ofSession              the same                             never
+//	ofOwner                after 4 refusals                     after 4 refusals, and a minute
 //
-// The 4 refusals count only if others have passed between them: so no trouble of all is taken for one of this answer,
-// whatever has passed before it began. While none is taken, the one that is given up first shows whether the server
-// takes anything else. Each answer has a minute of its own then, also one that comes late.
+// When the worker ends there is no time for the 10 seconds, nor for the minute of ofOwner.
+//
+// Only refusals for the same reason count, and while others are taken only those between which others have passed: so
+// no trouble of all is taken for one of this answer, whatever has passed before it began. While none is taken, the one
+// that is given up first shows whether the server takes anything else. Each answer has a minute of its own then, also
+// one that comes late.
 func (c *completer) isGivenUp(o *outbox, a answer, of reason) bool {
-	othersPass := a.refusal.times >= maxRefusals
-	nonePasses := o.refused >= maxRefusals
-	isLong := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
+	now := time.Now()
+	lasts := func(since time.Time, patience time.Duration) bool { return now.Sub(since) >= patience }
+	own, all := a.refusal.passed[of], o.nonePassed[of]
+	isSingledOut, isRefusedWithAll := own.times >= maxRefusals, all.times >= maxRefusals
+	isLongOfAll := lasts(all.since, refusalPatience) && lasts(a.since, refusalPatience)
+	isBrief := !lasts(own.since, refusalPatience/6) && !c.ending
 	switch of {
 	case ofAnswer:
 		return true
 	case ofLock:
 		return false
 	case ofOthers:
-		return othersPass && time.Since(a.refusal.first) >= refusalPatience
-	case ofServer:
-		return othersPass || nonePasses && isLong
+		return isSingledOut && lasts(own.since, refusalPatience)
+	case ofServer, ofConnection:
+		return isSingledOut && !isBrief || isRefusedWithAll && isLongOfAll
 	case ofSession:
-		return othersPass
+		return isSingledOut && !isBrief
 	default:
-		return othersPass || nonePasses && (isLong || c.ending)
+		return isSingledOut || isRefusedWithAll && (isLongOfAll || c.ending)
 	}
 }
 
@@ -138,24 +163,26 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 		return
 	}
 	r.why = mapError(err)
-	if of != ofAnswer && r.times < maxRefusals {
+	if of != ofAnswer && r.passed[of].times < maxRefusals {
 		r.delay = new(refusalDelay)
 	}
 	o.givenUp = append(o.givenUp, a)
 }
 
-// noteRefusal takes note of a refusal. A wait for a lock says nothing of the answer, and does not count.
+// noteRefusal takes note of the refusal of an answer that was sent alone. A wait for a lock says nothing of the answer.
 func (o *outbox) noteRefusal(a *answer, of reason, now time.Time) {
 	if a.refusal == nil {
 		a.refusal = &refusal{first: now, last: now}
 	}
-	if of != ofLock && o.passedAt.After(a.refusal.last) {
-		a.refusal.times++
+	r := a.refusal
+	own, all := &r.passed[of], &o.nonePassed[of]
+	own.begin(now)
+	all.begin(now)
+	all.times++
+	if of != ofLock && o.passedAt.After(r.last) {
+		own.times++
 	}
-	a.refusal.last = now
-	if o.refused++; o.refused == 1 {
-		o.ill = now
-	}
+	r.last = now
 }
 
 // othersPass says whether others of a refused answer's kind are taken: some were since it was refused first, and not
@@ -164,9 +191,9 @@ func (o *outbox) othersPass(r *refusal, now time.Time) bool {
 	return o.passedAt.After(r.first) && now.Sub(o.passedAt) < passingFor
 }
 
-// sendLater puts an answer among those that are sent again, and says so. It is held by another session, or
-// refused. Where others pass, it has a pause of its own.
-// Where none does it is sent at once, and once some were in vain, the outbox has a pause.
+// sendLater puts an answer among those that are sent again, and says so. It is held by another session, or refused.
+// Where others pass, it has a pause of its own. Where none does it is sent at once, and once some were in vain, the
+// outbox has a pause.
 func (c *completer) sendLater(ctx context.Context, o *outbox, a answer, isHeld bool, err error) {
 	now := time.Now()
 	r := a.refusal
@@ -182,10 +209,7 @@ func (c *completer) sendLater(ctx context.Context, o *outbox, a answer, isHeld b
 	default:
 		wait = r.pause.pause()
 	}
-	if c.ending {
-		wait = min(wait, endPause)
-	}
-	r.due = now.Add(wait)
+	r.due = now.Add(c.bounded(wait))
 	o.suspects = append(o.suspects, a)
 	switch {
 	case isHeld && now.Sub(r.first) < heldFor: // most often that is all
@@ -195,6 +219,14 @@ func (c *completer) sendLater(ctx context.Context, o *outbox, a answer, isHeld b
 	default:
 		c.trouble.report(ctx, err)
 	}
+}
+
+// bounded returns a pause, or less of it when the worker ends.
+func (c *completer) bounded(pause time.Duration) time.Duration {
+	if c.ending {
+		return min(pause, endPause)
+	}
+	return pause
 }
 
 // longer returns the pause after nothing at all was taken for an attempt: 5 s, then twice as long each time, up to an

@@ -99,7 +99,9 @@ func TestAnswerThatIsRefusedThoughOthersPass(t *testing.T) {
 		"40001", "40P01", "55000", "55P03"} {
 		t.Run(code, func(t *testing.T) {
 			driver.SetRefusalPatience(t, time.Hour)
-			if strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") { // others may be in the way, for a while
+			switch code[:2] {
+			case "40", "55", // others may be in the way, for a while
+				"53", "57", "58", "08": // the server may be able to do it soon
 				driver.SetRefusalPatience(t, 0)
 			}
 			pool := testdb.New(t)
@@ -526,6 +528,69 @@ func TestAnswerThatIsSentTwice(t *testing.T) {
 			assert.Equal(t, []driver.QueueStats{want.stats}, w.Stats())
 		})
 	}
+}
+
+// Answers for what handlers have committed are sent to be refused as stale, for which the server writes nothing: they
+// are no sign that it would take others.
+func TestStaleAnswersSayNothingOfOthers(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
+	pool := testdb.New(t)
+	refuse(t, pool, "awa.deferred_jobs", "true", "53100")
+	var log syncBuffer
+	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		if job.Args.Text == "fail" {
+			return errors.New("boom")
+		}
+		return job.CompleteTx(ctx, pool)
+	}), driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	defer func() { stop(); require.NoError(t, receive(t, result)) }()
+	bad := enqueue(t, pool, note{"fail"}, driver.EnqueueOptions{MaxAttempts: 5})
+	waitFor(t, func() bool { return strings.Contains(log.String(), "answers can't be sent") }, "it is not refused")
+	state := func() string { return queryValue[string](t, pool, "select state from awa.job($1)", bad) }
+	for range 100 {
+		answered := w.Stats()[0].Completed
+		enqueue(t, pool, note{"committed"}, driver.EnqueueOptions{})
+		waitFor(t, func() bool { return w.Stats()[0].Completed > answered }, "others are not answered")
+		require.Equal(t, "running", state())
+	}
+	assert.NotContains(t, log.String(), "though others are taken")
+	execute(t, pool, "drop trigger refuse on awa.deferred_jobs")
+	assert.Equal(t, 1, waitForState(t, pool, bad, "retryable").Attempt)
+}
+
+// What is sent in place of an answer may have to wait for a lock: then the answer is sent again as soon as any that has
+// to wait, and not after the pauses of one in whose place nothing is taken.
+func TestLockThatASubstituteWaitsFor(t *testing.T) {
+	pool := testdb.New(t)
+	refuse(t, pool, "awa.done_entries", "new.args->>'text' = 'bad'", "P0001")
+	execute(t, pool, `
+		create sequence public.counted;
+		create function public.wait() returns trigger language plpgsql security definer as $$ begin
+		  perform nextval('public.counted');
+		  perform pg_advisory_xact_lock(4711);
+		  return new;
+		end $$;
+		create trigger wait before insert on awa.deferred_jobs for each row execute function public.wait()`)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	_, err = tx.Exec(t.Context(), "select pg_advisory_xact_lock(4711)")
+	require.NoError(t, err)
+	bad := enqueue(t, pool, note{"bad"}, driver.EnqueueOptions{MaxAttempts: 5})
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error { return withOutput(job) }),
+		driver.WorkerConfig{NoMaintenance: true})
+	waitFor(t, func() bool {
+		enqueue(t, pool, note{"another one"}, driver.EnqueueOptions{})
+		return queryValue[int](t, pool, "select last_value from public.counted") >= 6
+	}, "it is not sent again")
+	require.NoError(t, tx.Rollback(t.Context()))
+	job := waitForStateBesideOthers(t, pool, bad, "retryable")
+	require.Len(t, job.Errors, 1)
+	assert.Contains(t, job.Errors[0].Error, "the completion was refused: not this one")
 }
 
 // A worker that is stopped does not leave open what is refused.

@@ -27,10 +27,8 @@ func (c *completer) sendFresh(ctx context.Context, o *outbox) (sent bool) {
 		answers := cut(&o.fresh, n)
 		switch {
 		case err == nil:
-			c.acknowledge(ctx, answers, stale)
-			o.took()
+			c.tookSome(ctx, o, answers, stale)
 			o.size.grow()
-			c.well(ctx)
 			continue
 		case n > 1:
 			o.size.shrink(answers, err)
@@ -40,8 +38,20 @@ func (c *completer) sendFresh(ctx context.Context, o *outbox) (sent bool) {
 		}
 		if !c.db.isOpen() {
 			o.freshDue = time.Now().Add(firstPause)
+			o.lostConnection()
 		}
 	}
+}
+
+// tookSome takes note that the server has taken answers, but for those that were stale. When all were, nothing had to
+// be written for them: that does not say that others would be taken.
+func (c *completer) tookSome(ctx context.Context, o *outbox, answers []answer, stale []int64) {
+	c.acknowledge(ctx, answers, stale)
+	if len(stale) < len(answers) {
+		o.took()
+	}
+	c.pause.reset()
+	c.trouble.report(ctx, nil)
 }
 
 // sendAgain sends answers that were refused, or held back, for as long as no others come, or for a moment. Others says
@@ -91,10 +101,8 @@ func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 	stale, err := c.try(ctx, p.answers, o.send, wait)
 	switch {
 	case err == nil:
-		c.acknowledge(ctx, p.answers, stale)
-		o.took()
+		c.tookSome(ctx, o, p.answers, stale)
 		o.againSize.grow()
-		c.well(ctx)
 	case c.isUnreached(ctx, err):
 		o.putBack(p)
 		return false
@@ -108,16 +116,16 @@ func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 		o.setApart(p.answers, err)
 	}
 	if p.from == suspects {
-		o.together, o.isPassing = n/2, n > 1
-		if err == nil {
-			o.together, o.isPassing = min(2*n, flushSize), true
-		}
+		o.noteSuspects(n, err)
 	}
 	if p.from == behind && !c.db.isOpen() {
 		o.freshDue = time.Now().Add(firstPause)
 	}
+	if !c.db.isOpen() {
+		o.lostConnection()
+	}
 	if err != nil && o.isInTrouble(err) {
-		o.rest()
+		c.rest(o)
 	}
 	return true
 }
@@ -132,13 +140,14 @@ func (o *outbox) isInTrouble(err error) bool {
 	return isOfAll && (len(o.apart) == 0 || isTemporary(err))
 }
 
-// well takes note that the server takes answers.
-func (c *completer) well(ctx context.Context) {
-	c.pause.reset()
-	c.trouble.report(ctx, nil)
+// rest stops new tries of an outbox's refused answers for a while.
+func (c *completer) rest(o *outbox) {
+	o.probes = 0
+	o.due = time.Now().Add(c.bounded(o.pause.pause()))
 }
 
-// isUnreached says whether the trouble is with the way to the server, and if so, has it looked for later.
+// isUnreached says whether the trouble is with the way to the server, and if so, has it looked for later. What was
+// refused before says nothing of what is refused after that.
 func (c *completer) isUnreached(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return true
@@ -147,6 +156,9 @@ func (c *completer) isUnreached(ctx context.Context, err error) bool {
 		return false
 	}
 	c.trouble.report(ctx, err)
-	c.due = time.Now().Add(c.pause.pause())
+	c.due = time.Now().Add(c.bounded(c.pause.pause()))
+	for _, o := range c.all {
+		o.beginAnew()
+	}
 	return true
 }

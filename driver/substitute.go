@@ -48,13 +48,14 @@ func (c *completer) sendInPlace(ctx context.Context, o *outbox, a answer) bool {
 	r := a.refusal
 	s, ok := c.nextSubstitute(ctx, o, a)
 	if !ok {
-		c.keep(ctx, o, a)
+		c.keep(ctx, o, a, false, r.why)
 		return true
 	}
 	sent := []answer{s.answer}
 	stale, err := c.try(ctx, sent, c.of(s.answer).send, lockWait)
 	a.perhaps = sent[0].perhaps
-	pg, _ := errors.AsType[*pgconn.PgError](err)
+	pg, isPg := errors.AsType[*pgconn.PgError](err)
+	isHeld := isPg && isWait(pg)
 	switch {
 	case err == nil:
 		c.acknowledge(ctx, sent, stale)
@@ -67,8 +68,9 @@ func (c *completer) sendInPlace(ctx context.Context, o *outbox, a answer) bool {
 	case c.isUnreached(ctx, err):
 		o.putBack(parcel{answers: []answer{a}, from: givenUp})
 		return false
-	case !c.db.isOpen() || pg != nil && isWait(pg): // nothing else would be taken, either
-		c.keep(ctx, o, a)
+	case !c.db.isOpen() || isHeld: // nothing else would be taken, either, but soon: that the answer is refused is not all
+		r.why = nil
+		c.keep(ctx, o, a, isHeld, err)
 	default:
 		r.said, r.left = mapError(err), r.left[1:]
 		o.putBack(parcel{answers: []answer{a}, from: givenUp})
@@ -76,12 +78,11 @@ func (c *completer) sendInPlace(ctx context.Context, o *outbox, a answer) bool {
 	return true
 }
 
-// keep keeps an answer in whose place nothing is taken.
-func (c *completer) keep(ctx context.Context, o *outbox, a answer) {
-	why := a.refusal.why
-	c.sendLater(ctx, o, a, false, why)
-	if o.isInTrouble(why) {
-		o.rest()
+// keep keeps an answer in whose place nothing is taken, for now.
+func (c *completer) keep(ctx context.Context, o *outbox, a answer, isHeld bool, err error) {
+	c.sendLater(ctx, o, a, isHeld, err)
+	if o.isInTrouble(err) {
+		c.rest(o)
 	}
 }
 
@@ -100,7 +101,7 @@ func (c *completer) nextSubstitute(ctx context.Context, o *outbox, a answer) (ne
 		case r.stage == puttingOff:
 			r.left = putOffs(a, isMute)
 		case r.stage == discarding:
-			r.left = discards(o, a)
+			r.left = o.discards(a, time.Now())
 		default:
 			const what = "no answer is taken"
 			c.warnings.warn(ctx, c.log, slog.LevelError, what, what, keyJobID, a.jobID, keyError, r.said)
@@ -169,10 +170,8 @@ func putOffs(a answer, isMute bool) (all []substitute) {
 	return append(all, s)
 }
 
-// discards are the last stage: a job of which nothing is taken that would have it wait ends, when that lasts, where
-// history is, so that the attempt counts, and an operator may retry it.
-func discards(o *outbox, a answer) []substitute {
-	now := time.Now()
+// noteMute takes note that nothing is taken that would have the job of an answer wait. It says whether that lasts.
+func (o *outbox) noteMute(a answer, now time.Time) (lasts bool) {
 	r := a.refusal
 	if r.mute.IsZero() {
 		r.mute = now
@@ -180,11 +179,17 @@ func discards(o *outbox, a answer) []substitute {
 	if o.mute.IsZero() {
 		o.mute = now
 	}
+	isLong := func(since time.Time) bool { return now.Sub(since) >= refusalPatience }
 	// An answer that has waited for long need not be looked at twice, when it is the same with all others.
-	lasts := time.Since(r.mute) >= refusalPatience ||
-		time.Since(o.mute) >= refusalPatience && time.Since(a.since) >= refusalPatience
-	why := r.lastError()
-	if !lasts || !o.othersPass(r, now) && isTemporary(why) && !hasCode(why, readOnly) {
+	return isLong(r.mute) || isLong(o.mute) && isLong(a.since)
+}
+
+// discards takes note that nothing is taken that would have the job of an answer wait, and returns the last stage: when
+// that lasts the job ends, where history is, so that the attempt counts, and an operator may retry it.
+func (o *outbox) discards(a answer, now time.Time) []substitute {
+	why := a.refusal.lastError()
+	isServers := !o.othersPass(a.refusal, now) && isTemporary(why) && !hasCode(why, readOnly)
+	if lasts := o.noteMute(a, now); !lasts || isServers {
 		return nil
 	}
 	failure, _ := asFailure(a)
