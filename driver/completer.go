@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/gen"
@@ -257,7 +258,7 @@ func (c *completer) try(
 		stale, err = send(ctx, pipeline{conn: conn, lockTimeout: wait}, answers)
 		return err
 	})
-	if unknown && err != nil {
+	if unknown && err != nil && !isShutdown(err) {
 		for i := range answers {
 			answers[i].perhaps = new(answers[i].outcome)
 		}
@@ -266,6 +267,13 @@ func (c *completer) try(
 		err = errUnreached{err}
 	}
 	return stale, err
+}
+
+// isShutdown says whether the server has ended the session, and says so: then it has rolled back what it was asked, or
+// was not even asked yet.
+func isShutdown(err error) bool {
+	pg, isPg := errors.AsType[*pgconn.PgError](err)
+	return isPg && strings.HasPrefix(pg.Code, "57")
 }
 
 // byReceipt returns answers in the order of their receipts: so their claims are locked in the order of all others, and

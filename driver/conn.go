@@ -200,6 +200,19 @@ func (d *dedicated) open(ctx context.Context) error {
 	return err
 }
 
+// closeLost closes the connection if it was lost while it was not used, so that the next call makes another one, and
+// does not leave open whether it has had an effect.
+func (d *dedicated) closeLost(ctx context.Context) {
+	if !d.isOpen() {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
+	defer cancel()
+	if err := d.conn.Ping(ctx); err != nil {
+		d.close(ctx)
+	}
+}
+
 // call runs f on the connection, to its end, whatever becomes of the context. When it returns an error it also says
 // whether it is unknown if f has had an effect.
 func (d *dedicated) call(ctx context.Context, f func(context.Context, *pgx.Conn) error) (unknown bool, err error) {

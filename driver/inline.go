@@ -78,8 +78,10 @@ func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob
 		handling, stopTimer := untilDeadline(ctx, job)
 		defer stopTimer()
 		a.stats.running.Add(1)
-		handler.call(handling, job, func(err error) { ran.Err = err })
-		a.stats.running.Add(-1)
+		handler.call(handling, job, func(err error) {
+			ran.Err = err
+			a.stats.running.Add(-1)
+		})
 		if ran.Err != nil && ctx.Err() != nil {
 			result.outcome = released
 		} else {
@@ -92,6 +94,7 @@ func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob
 
 	answering, cancel := context.WithTimeout(context.WithoutCancel(ctx), windUpTimeout)
 	defer cancel()
+	c.db.closeLost(answering)
 	c.sendAll(answering, []answer{result})
 	ran.Stale = c.stale > 0
 	if c.lost > 0 {

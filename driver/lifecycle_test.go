@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -448,6 +449,8 @@ func TestRunOne(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
 		switch job.Args.Text {
+		case "exit":
+			runtime.Goexit()
 		case "stop":
 			cancel()
 			return ctx.Err()
@@ -473,6 +476,15 @@ func TestRunOne(t *testing.T) {
 	ran, err = w.RunOne(ctx)
 	require.NoError(t, err)
 	assert.Equal(t, &driver.Ran{JobID: stale, Stale: true}, ran)
+
+	enqueue(t, pool, note{"exit"}, driver.EnqueueOptions{Queue: "b"})
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		w.RunOne(ctx)
+	}()
+	receive(t, exited)
+	assert.Zero(t, w.Stats()[1].Running, "its handler has ended its goroutine")
 
 	stopped := enqueue(t, pool, note{"stop"}, driver.EnqueueOptions{Queue: "a"})
 	ran, err = w.RunOne(ctx)

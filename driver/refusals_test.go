@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -528,6 +529,63 @@ func TestAnswerThatIsSentTwice(t *testing.T) {
 			assert.Equal(t, []driver.QueueStats{want.stats}, w.Stats())
 		})
 	}
+}
+
+// A lost connection does not hide that an attempt was taken away while its handler ran: RunOne looks after its
+// connection before it answers, and when the server ends a session, and says so, it has taken nothing.
+func TestStaleAnswerAfterALostConnection(t *testing.T) {
+	for name, cut := range map[string]func(t *testing.T, direct *pgxpool.Pool, isCut *atomic.Bool){
+		"terminated while the handler runs": func(t *testing.T, direct *pgxpool.Pool, _ *atomic.Bool) {
+			waitFor(t, func() bool {
+				return !queryValue[bool](t, direct, `select coalesce(bool_or(pg_terminate_backend(pid)), false)
+					from pg_stat_activity where datname = current_database() and query like '%awa.claim%'
+					and pid <> pg_backend_pid()`)
+			}, "the session does not end")
+		},
+		"cut while the handler runs": func(_ *testing.T, _ *pgxpool.Pool, isCut *atomic.Bool) { isCut.Store(true) },
+		"terminated before it takes the answer": func(t *testing.T, direct *pgxpool.Pool, _ *atomic.Bool) {
+			wrap(t, direct, "complete_many", "job_ids bigint[], receipts bigint[], outputs jsonb[] default null",
+				"job_ids, receipts, outputs", `if nextval('public.counted') = 0 then
+				  perform pg_terminate_backend(pg_backend_pid());
+				  perform pg_sleep(3600);
+				end if;`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			databaseURL := testdb.URL(t)
+			direct := untapped(t, databaseURL)
+			id := enqueue(t, direct, note{}, driver.EnqueueOptions{})
+			var claims *tappedConn
+			var isCut atomic.Bool
+			tap := &wiretap{onWrite: func(c *tappedConn, sent []byte) (func() error, error) {
+				if bytes.Contains(sent, []byte("awa.claim")) {
+					claims = c
+				}
+				if c == claims && isCut.Load() {
+					return func() error { return errCut }, nil
+				}
+				return nil, nil
+			}}
+			w, err := driver.NewWorker(tap.pool(t, databaseURL), handle(func(_ context.Context, job *driver.Job[note]) error {
+				cut(t, direct, &isCut)
+				takeAway(t, direct, job)
+				return nil
+			}), driver.WorkerConfig{Logger: logger(t)})
+			require.NoError(t, err)
+			ran, err := w.RunOne(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, &driver.Ran{JobID: id, Stale: true}, ran)
+			assert.Equal(t, []driver.QueueStats{{Queue: "default", Claimed: 1, Stale: 1}}, w.Stats())
+		})
+	}
+}
+
+// takeAway does what rescue does when a lease is over: the attempt has failed. Another worker claims the job then.
+func takeAway(t *testing.T, pool *pgxpool.Pool, job *driver.Job[note]) {
+	t.Helper()
+	execute(t, pool, "select awa.fail($1, $2, 'lease expired')", job.ID, job.Receipt)
+	execute(t, pool, "select awa.retry($1)", job.ID)
+	assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from awa.claim('default', 1)"))
 }
 
 // Answers for what handlers have committed are sent to be refused as stale, for which the server writes nothing: they
