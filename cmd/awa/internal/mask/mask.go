@@ -191,9 +191,12 @@ func backslashes(text string, at int) int {
 
 // endOfQuoted returns where a quoted text ends: behind a quotation mark with as many backslashes as the one that
 // begins it, or fewer, where the text around it ends. It is negative when that is not within some bytes.
+//
+// A backslash that the text holds is quoted, too: it is 2*(level+1) backslashes, and these may stand before the mark. A
+// mark that the text holds has 2*level+1 beside them.
 func endOfQuoted(text string, from, level, most int) int {
 	for at := from; at < len(text) && at-from <= most; at++ {
-		if text[at] == '"' && backslashes(text[from:], at-from) <= level {
+		if text[at] == '"' && backslashes(text[from:], at-from)%(2*(level+1)) <= level {
 			return at + 1
 		}
 	}

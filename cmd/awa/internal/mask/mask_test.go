@@ -68,7 +68,8 @@ func TestRow(t *testing.T) {
 func TestCutOff(t *testing.T) {
 	m := masker(t)
 	text := `{"a": "{\"token\": \"hunter\", \"b\": [{\"api_key\": {\"c\": [\"hunter\"]}}]}", "password" : "hunter", ` +
-		`"secret": {"é": ["hunter", {"b": "hunter\\\"hunter"}]}, "x": 1}`
+		`"secret": {"é": ["hunter", {"b": "hunter\\\"hunter"}]}, "passwd": "hunter\\", "cookie": "hunter\\\\", ` +
+		`"set_cookie": "hunter", "x": "\\", "passphrase": "hunter"}`
 	require.True(t, json.Valid([]byte(text)))
 	for end := range len(text) + 1 {
 		assert.NotContains(t, string(m.JSON([]byte(text[:end]))), "hun", "cut off at %d", end)
@@ -88,12 +89,37 @@ func TestText(t *testing.T) {
 		`it said "{\"token\": 17`:                             `it said "{\"token\": \"***\"`,
 		`it said "{\"token\": 17" and "{\"a\":1}"`:            `it said "{\"token\": \"***\"" and "{\"a\":1}"`,
 		`{"secret": [{"a": "]"}, 2], "b": {"api-key": null}}`: `{"secret": "***", "b": {"api-key": "***"}}`,
-		`"token":`: ``,
+		`"token":`:                          ``,
+		`{"token": "x\\", "password": "y"}`: `{"token": "***", "password": "***"}`,
 	} {
 		if masked == "" {
 			masked = text
 		}
 		assert.Equal(t, masked, m.Text(text))
+	}
+}
+
+// What a hidden value holds, and ends in, neither ends it early nor uncovers the next one, however often it is quoted.
+func TestAnyValueIsHidden(t *testing.T) {
+	m := masker(t)
+	values := []string{""}
+	for from := 0; len(values) < 4*4*4*4; from++ {
+		for _, piece := range []string{`\`, `"`, `hun`, `, "a": `} {
+			values = append(values, values[from]+piece)
+		}
+	}
+	quoted := func(first, second string, times int) string {
+		text := `{"token": ` + encode(first) + `, "b": "c\\", "password": ` + encode(second) + `, "d": [1]}`
+		for range times {
+			text = encode(text)
+		}
+		return "it said " + text + " to me"
+	}
+	for _, value := range values {
+		for times := range 4 {
+			hidden := m.Text(quoted(value, value, times))
+			require.Equal(t, quoted("***", "***", times), hidden, "%q, quoted %d times", value, times)
+		}
 	}
 }
 
