@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(65);
+select plan(69);
 
 -- Refusals
 select pg_temp.refused(format('select awa.start_change(%s, %L, %L)', c.action, c.filter, c.options), '22023', c.names,
@@ -117,6 +117,44 @@ select results_eq($$
     ('{"queue": "Q b", "state": "dead"}', 'delete', '{}', 0, false),
     ('{"queue": "Q b"}', 'delete', '{}', 0, false)$$,
   'with an actor each is, with the job or the filter, what it was changed to, and how many');
+
+-- So are changes of queues, of groups and of settings
+set local awa.actor = '';
+select awa.pause_queue(pg_temp.q(' c')), awa.resume_queue(pg_temp.q(' c')), awa.configure('{}') \g /dev/null
+select is((select count(*) from awa.list_changes()), 12::bigint, 'a change of a queue is not recorded');
+set local awa.actor = 'Grace';
+select awa.pause_queue(pg_temp.q(' c')) \g /dev/null
+select awa.pause_queue(pg_temp.q(' c')) \g /dev/null
+select awa.drain_queue(pg_temp.q(' c')) \g /dev/null
+select awa.resume_queue(pg_temp.q(' c')) \g /dev/null
+select awa.resume_queue(pg_temp.q(' c')) \g /dev/null
+select awa.drain_queue(pg_temp.q(' c')), awa.drain_queue(pg_temp.q(' c')) \g /dev/null
+select awa.configure_queue(pg_temp.q(' c'), '{"lease": 90, "deadline": null}') \g /dev/null
+select awa.configure_group(pg_temp.q(' c'), 'g', '{"group_max_running": 2}') \g /dev/null
+select awa.pause_group(pg_temp.q(' c'), 'g', 'why', '2130-01-01 00:00+00') \g /dev/null
+select awa.resume_group(pg_temp.q(' c'), 'g') \g /dev/null
+select awa.resume_group(pg_temp.q(' c'), 'g') \g /dev/null
+select awa.configure('{"segment_age": null}') \g /dev/null
+select awa.drop_queue(pg_temp.q(' c'), force => true) \g /dev/null
+select pg_temp.refused(format('select awa.configure_queue(%L, %L)', pg_temp.q(' c'), '{"leese": 1}'), '22023',
+  'unknown key', 'a refusal is not recorded');
+set local awa.actor = '';
+select results_eq($$
+  select c.action, replace(c.filter::text, pg_temp.q(), 'Q')::jsonb, c.options
+    from awa.list_changes() c
+   where c.actor = 'Grace' and c.state = 'finished' and c.found = 0 and c.changed = 0 and c.ended_at = c.started_at
+     and c.started_by = session_user
+   order by c.change_id$$,
+  $$values ('pause_queue', '{"queue": "Q c"}'::jsonb, '{}'::jsonb), ('pause_queue', '{"queue": "Q c"}', '{}'),
+    ('resume_queue', '{"queue": "Q c"}', '{}'), ('drain_queue', '{"queue": "Q c"}', '{}'),
+    ('configure_queue', '{"queue": "Q c"}', '{"settings": {"lease": "00:01:30", "deadline": null}}'),
+    ('configure_group', '{"queue": "Q c", "group_key": "g"}', '{"settings": {"group_max_running": 2}}'),
+    ('pause_group', '{"queue": "Q c", "group_key": "g"}', '{"reason": "why", "until": "2130-01-01T00:00:00+00:00"}'),
+    ('resume_group', '{"queue": "Q c", "group_key": "g"}', '{}'),
+    ('configure', '{}', '{"settings": {"segment_age": null}}'),
+    ('drop_queue', '{"queue": "Q c"}', '{"force": true}')$$,
+  'with an actor each is, where it changes something: of what, and how');
+select is((select count(*) from awa.list_changes() c where c.actor = 'Grace'), 10::bigint, 'and nothing else');
 savepoint s;
 set local awa.actor = 'Ada';
 select awa.enqueue(pg_temp.q(' long'), 'k') as long_id \gset
@@ -133,7 +171,7 @@ select pg_temp.refused(format('select awa.delete_where(%s => %s)', c.names, c.va
  order by c.names;
 select awa.cancel_where(pg_temp.q(' b')) \g /dev/null
 rollback to s;
-select is((select count(*) from awa.list_changes()), 12::bigint, 'a change that rolls back never was');
+select is((select count(*) from awa.list_changes()), 22::bigint, 'a change that rolls back never was');
 
 select * from finish();
 rollback;

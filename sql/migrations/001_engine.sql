@@ -1341,13 +1341,15 @@ comment on table awa.changes is
   'session with the setting awa.actor. Kept for 90 days after its end';
 comment on column awa.changes.change_id is 'The id of the change';
 comment on column awa.changes.action is
-  'The change of each job: cancel, discard, retry, move, set_priority or delete; or reschedule, of one job';
+  'The change of each job: cancel, discard, retry, move, set_priority or delete; or what was done at once, such as '
+  'reschedule of one job, or pause_queue';
 comment on column awa.changes.options is 'The options of the action, such as the queue to move to';
 comment on column awa.changes.started_at is 'When it was started';
 comment on column awa.changes.state is 'running, stopped before its end, or finished';
 comment on column awa.changes.changed is 'How many jobs were changed';
 comment on column awa.changes.ended_at is 'When it was stopped, or finished; null while it runs';
-comment on column awa.changes.filter is 'As scan_jobs takes it; of a change of one job, its id as job_id';
+comment on column awa.changes.filter is
+  'As scan_jobs takes it; of a change of one job, its id as job_id; of a change of a queue or a group, which one';
 comment on column awa.changes.started_by is 'The login of the session that has started it';
 comment on column awa.changes.actor is 'The setting awa.actor of that session; null where it had none';
 comment on column awa.changes.before_id is

@@ -12,12 +12,13 @@ set lock_timeout = 0
 as $$
 #variable_conflict use_variable
 declare
-  v_checked jsonb := awa._checked_settings(false, settings);
+  v_named jsonb := awa._checked_settings(false, settings);
+  v_checked jsonb;
 begin
-  v_checked := v_checked || coalesce((
+  v_checked := v_named || coalesce((
     select jsonb_object_agg(k.name, k.default_value)
       from awa._known_settings k
-     where not k.of_queue and v_checked -> k.name = 'null'), '{}');
+     where not k.of_queue and v_named -> k.name = 'null'), '{}');
   perform awa._bound_waits();
   begin
     perform from awa.settings s for no key update;
@@ -36,6 +37,7 @@ begin
   if not found then
     perform awa._refuse_missing('settings');
   end if;
+  perform awa._note_change('configure', '{}', jsonb_build_object('settings', v_named), 0);
 end
 $$;
 comment on function awa.configure is 'Changes settings of the installation';

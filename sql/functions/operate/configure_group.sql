@@ -41,6 +41,8 @@ begin
       v_row.group_max_running::text, 'In order means one at a time: leave group_max_running out, or set it to 1.');
   end if;
   perform awa._store_group(v_row, v_shard), awa._wake_now(v_queue_id);
+  perform awa._note_change('configure_group', jsonb_build_object('queue', queue, 'group_key', group_key),
+    jsonb_build_object('settings', v_checked), 0);
 end
 $$;
 comment on function awa.configure_group is

@@ -43,6 +43,8 @@ begin
     perform awa._set_shards(v_queue_id, (v_checked ->> 'shards')::int);
   end if;
   perform awa._note_limits(v_queue_id, queue);
+  perform awa._note_change('configure_queue', jsonb_build_object('queue', queue),
+    jsonb_build_object('settings', v_checked), 0);
 end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';

@@ -24,7 +24,9 @@ begin
   perform awa._require_queue(queue);
   perform awa._check_isolation();
   perform awa._bound_waits();
-  perform awa._pause_queue(queue);
+  if awa._pause_queue(queue) then -- it is called again and again
+    perform awa._note_change('drain_queue', jsonb_build_object('queue', queue), changed => 0);
+  end if;
   perform awa._lock_queue(awa._queue_id(queue));
   return (select c.running from awa._queue_counts(queue) c);
 end

@@ -104,7 +104,7 @@ begin
   )
   select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys
     from gone g where g.unique_key is not null;
-  perform awa._let_go(v_job_ids, v_keys);
+  perform awa._let_go(v_job_ids, v_keys), awa._forget_statistics(v_queue_id);
   -- A job that this transaction cancelled, retried and moved goes on elsewhere, with its key.
   perform awa._change_state(array[p.id], array[p.lane], array[p.unique_key], null, p.state) -- whatever held it before
      from unnest(awa._places_of(v_changed)) p
@@ -124,7 +124,7 @@ begin
    where r.lane = (select max(l.lane) from awa._lanes_of(v_queue_id) l) and b.jobs <> b.enqueued;
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
-  perform awa._forget_statistics(v_queue_id);
+  perform awa._note_change('drop_queue', jsonb_build_object('queue', queue), jsonb_build_object('force', force), 0);
 end
 $$;
 comment on function awa.drop_queue is

@@ -37,6 +37,8 @@ begin
   v_queue_id := awa._make_queue(queue);
   perform awa._limit_queue(v_queue_id, queue);
   perform awa._pause_group(v_queue_id, awa._shard_of_group(v_queue_id, group_key), group_key, reason, until);
+  perform awa._note_change('pause_group', jsonb_build_object('queue', queue, 'group_key', group_key),
+    jsonb_build_object('reason', reason, 'until', until), 0);
 end
 $$;
 comment on function awa.pause_group is

@@ -28,6 +28,7 @@ begin
     v_row.paused_until := null;
     v_row.reason := null;
     perform awa._store_group(v_row, v_shard), awa._wake_now(v_queue_id);
+    perform awa._note_change('resume_group', jsonb_build_object('queue', queue, 'group_key', group_key), changed => 0);
   end if;
 end
 $$;

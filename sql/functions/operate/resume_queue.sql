@@ -15,6 +15,9 @@ begin
   update awa.queue_settings s
      set paused_at = null, changed_at = clock_timestamp(), changed_by = session_user
    where s.queue_id = v_queue_id and s.paused_at is not null;
+  if found then
+    perform awa._note_change('resume_queue', jsonb_build_object('queue', queue), changed => 0);
+  end if;
   perform awa._wake_now(v_queue_id);
 end
 $$;

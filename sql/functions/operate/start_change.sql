@@ -166,7 +166,8 @@ return nullif(left(current_setting('awa.actor', true), 1000), '');
 comment on function awa._actor is 'For whom the session acts: the setting awa.actor; null where it is not set';
 
 -- Records a change that was made at once, where the session says for whom it acts.
--- filter: which jobs; of one job, its id as job_id. Nulls in it, and in the options, are left out.
+-- filter: which jobs; of one job, its id as job_id; of a queue or a group, which one. Nulls in it, and in the options,
+-- are left out. changed: how many jobs.
 -- Why: a session without the setting awa.actor pays nothing.
 create or replace function awa._note_change(
   action text,

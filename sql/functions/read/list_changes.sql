@@ -7,7 +7,8 @@ select c.change_id, c.action, c.filter, c.options, c.started_by, c.actor, c.star
 comment on view awa.list_changes_row is
   'The row that list_changes returns, one per change. The view itself is always empty';
 
--- Changes of many jobs, and those of single ones by sessions that said for whom they act; the newest first.
+-- Changes of many jobs, and what sessions that said for whom they act did at once; the newest first.
+-- At once: a change of one job, of a queue, of a group or of settings, or a call with a filter.
 -- A page of at most max_changes (1 to 1,000); before_id: the last id of the page before. state: running, stopped or
 -- finished; without one all of the last 90 days. actor: the setting awa.actor of the session, beside its login.
 -- found is changed plus skipped so far; last_error says why the last one was skipped, or why the last part failed.
@@ -45,4 +46,4 @@ begin
 end
 $$;
 comment on function awa.list_changes is
-  'Changes of many jobs, and those of single ones by sessions that said for whom they act; the newest first';
+  'Changes of many jobs, and what sessions that said for whom they act did at once; the newest first';
