@@ -35,6 +35,7 @@ type act struct {
 	beforeID                       int64
 	limit                          int
 	ids                            []int64
+	isOfDead                       bool // of dead letters alone
 }
 
 // acts are the actions, each with the states of the jobs that it changes, its flags, and its call for one job.
@@ -192,8 +193,9 @@ func (v *view) some(ctx context.Context, a *act) error {
 		Was   string `json:"was,omitempty"`
 		Error string `json:"error,omitempty"`
 	}
-	var results []result
+	results := []result{}
 	failed := 0
+	var interrupted error
 	for _, id := range a.ids {
 		r := result{ID: id}
 		err := v.inWords(ctx, v.transaction(ctx, pgx.ReadWrite, func(ctx context.Context, tx pgx.Tx) error {
@@ -204,11 +206,15 @@ func (v *view) some(ctx context.Context, a *act) error {
 			if a.priority != 0 {
 				priority = &a.priority
 			}
-			return tx.QueryRow(ctx, query, id, optional(a.reason), optional(a.toQueue), priority, optional(a.runAt)).
+			err := tx.QueryRow(ctx, query, id, optional(a.reason), optional(a.toQueue), priority, optional(a.runAt)).
 				Scan(&rest, &r.Was)
+			if err == nil && a.isOfDead && r.Was != "dead" { // it is rolled back
+				err = errNotDead(r.Was)
+			}
+			return err
 		}))
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if interrupted = ctx.Err(); interrupted != nil {
+			break
 		}
 		if err != nil {
 			r.Error, r.Was = v.masker.Text(err.Error()), ""
@@ -229,10 +235,18 @@ func (v *view) some(ctx context.Context, a *act) error {
 			return err
 		}
 	}
+	if interrupted != nil {
+		return interrupted
+	}
 	if failed > 0 {
 		return fmt.Errorf("%s not changed", count(int64(failed), "job was", "jobs were"))
 	}
 	return nil
+}
+
+// errNotDead says that a job is no dead letter.
+func errNotDead(state string) error {
+	return fmt.Errorf("it is no dead letter, but %s: awa job changes jobs in other states", state)
 }
 
 // previewOfSome shows the jobs that would be changed.
@@ -251,8 +265,14 @@ func (v *view) previewOfSome(ctx context.Context, a *act) error {
 				}
 			}
 		}
-		return shown{preview{Action: a.action, Options: a.options(), Jobs: raw, Count: int64(len(raw)), IsExact: true},
-			func(width int) []string {
+		for _, j := range jobs {
+			if err == nil && a.isOfDead && j.State != "dead" {
+				err = fmt.Errorf("job %d: %w", j.ID, errNotDead(j.State))
+			}
+		}
+		return shown{
+			value: preview{Action: a.action, Options: a.options(), Jobs: raw, Count: int64(len(raw)), IsExact: true},
+			lines: func(width int) []string {
 				return append(jobTable(jobs, at, width), "",
 					fmt.Sprintf("%s: %s. Nothing was changed; --yes does it.", a.action, count(int64(len(jobs)), "job", "jobs")))
 			}}, err
@@ -284,6 +304,9 @@ func (v *view) all(ctx context.Context, a *act) error {
 		found, isExact, err := v.countMatching(ctx, a)
 		if err != nil {
 			return err
+		}
+		if args, ok := filter["args"].(json.RawMessage); ok {
+			filter["args"] = json.RawMessage(v.masker.JSON(args))
 		}
 		p := preview{Action: a.action, Filter: filter, Options: a.options(), Count: found, IsExact: isExact}
 		if v.asJSON {
@@ -386,6 +409,7 @@ type change struct {
 	ChangeID  int64           `json:"change_id"`
 	Action    string          `json:"action"`
 	Filter    json.RawMessage `json:"filter"`
+	Options   json.RawMessage `json:"options"`
 	StartedBy string          `json:"started_by"`
 	Actor     string          `json:"actor"`
 	StartedAt time.Time       `json:"started_at"`

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -70,6 +71,67 @@ func TestActionsOnSomeJobs(t *testing.T) {
 	status, _, stderr = awa(t.Context(), "job", "cancel", "999")
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "job 999: there is no job of this id")
+}
+
+// awa dlq changes dead letters, and no other job of these ids.
+func TestActionsOnDeadLettersAlone(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	t.Setenv("DATABASE_URL", databaseURL)
+	db := testdb.Connect(t, databaseURL)
+	execute(t, db, "select awa.enqueue('q', 'k')", "select awa.complete(c.job_id, c.receipt) from awa.claim('q', 1) c")
+	completed := number(enqueued(t, db, "select max(id) from awa.jobs"))
+	cancelled := number(enqueued(t, db, "select awa.enqueue('q', 'k')"))
+	dead := number(enqueued(t, db, "select awa.enqueue('q', 'k')"))
+	execute(t, db, "select awa.cancel("+cancelled+")", "select awa.discard_job("+dead+")")
+	for _, c := range []struct{ action, id, is string }{
+		{"delete", completed, "completed"}, {"delete", cancelled, "cancelled"}, {"retry", cancelled, "cancelled"},
+	} {
+		complaint := "job " + c.id + ": it is no dead letter, but " + c.is + ": awa job changes jobs in other states\n"
+		status, stdout, stderr := awa(t.Context(), "dlq", c.action, c.id)
+		assert.Equal(t, 1, status, c)
+		assert.Empty(t, stdout)
+		assert.Equal(t, "awa: "+complaint, stderr)
+		status, stdout, stderr = awa(t.Context(), "dlq", c.action, c.id, "--yes", "--json=false", "--actor", "ada")
+		assert.Equal(t, 1, status, c)
+		assert.Empty(t, stdout)
+		assert.Contains(t, stderr, complaint)
+		assert.Equal(t, c.is, readJSON[map[string]any](t, "job", c.id)["state"])
+	}
+	assert.Empty(t, readJSON[[]any](t, "changes"))
+	readJSON[any](t, "dlq", "delete", dead, "--yes")
+}
+
+// What was changed before a signal is said, also as JSON.
+func TestInterruptedActionsAreSaid(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	t.Setenv("DATABASE_URL", databaseURL)
+	holder, look := testdb.Connect(t, databaseURL), testdb.Connect(t, databaseURL)
+	execute(t, look, `select awa.configure('{"claim_wait": "1 hour"}')`)
+	const later = "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')"
+	first, second := enqueued(t, look, later), enqueued(t, look, later)
+	execute(t, holder, "begin", fmt.Sprintf("select awa.cancel(%d)", second))
+	ctx, cancel := context.WithCancel(t.Context())
+	type result struct {
+		status         int
+		stdout, stderr string
+	}
+	ended := make(chan result)
+	go func() {
+		var r result
+		r.status, r.stdout, r.stderr = awa(ctx, "job", "cancel", number(first), number(second), "--yes", "--timeout", "1h")
+		ended <- r
+	}()
+	eventually(t, func() bool {
+		var waits bool
+		require.NoError(t, look.QueryRow(t.Context(), `select exists (select from pg_stat_activity a
+			where a.datname = current_database() and a.wait_event_type = 'Lock')`).Scan(&waits))
+		return waits
+	}, "the second one waits")
+	cancel()
+	r := <-ended
+	assert.NotZero(t, r.status)
+	assert.Contains(t, r.stderr, "interrupted")
+	assert.JSONEq(t, fmt.Sprintf(`[{"id": %d, "was": "scheduled"}]`, first), r.stdout)
 }
 
 func TestActionsOnAllThatMatch(t *testing.T) {
@@ -152,6 +214,13 @@ func TestActionsOnQueues(t *testing.T) {
 	assert.NotNil(t, readJSON[[]map[string]any](t, "queues")[0]["paused_at"])
 	assert.Equal(t, map[string]any{"queue": "q", "done": true},
 		readJSON[map[string]any](t, "queues", "resume", "q"))
+	assert.Empty(t, readJSON[[]any](t, "changes"))
+	for _, command := range []string{"pause q", "resume q", "configure q lease=90"} {
+		readJSON[any](t, append([]string{"queues", "--actor", "ada"}, strings.Fields(command)...)...)
+	}
+	_, stdout, _ = onTerminal(t, 200, "changes")
+	assert.Regexp(t, `(?m)^ +\d+  configure_queue  finished +\d+s +0 +0  ada \(\S+\) +{"queue": "q"} `+
+		`{"settings": {"lease": "00:01:30"}}\n.*  resume_queue .* {"queue": "q"}\n.*  pause_queue .* {"queue": "q"}$`, stdout)
 	readJSON[any](t, "queues", "configure", "new", "lease=5 minutes", `rate={"jobs": 100, "per": "1 minute"}`,
 		"max_running=10", "deadline=null", "--create")
 	q := readJSON[map[string]any](t, "queues", "new")["queue"].(map[string]any)

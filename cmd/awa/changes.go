@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,8 +16,8 @@ const changesUsage = `usage: awa changes [--state STATE] [--limit N] [--before-i
        awa changes stop ID
 
 Lists changes of many jobs of the last 90 days, the newest first: which jobs, how many so far, and by whom;
-and changes of single jobs by a session that has said for whom it acts. Or stops one: what it has changed
-stays so. To list needs the role awa_reader or awa_operator, to stop awa_operator.
+and what was done to single jobs, queues and settings by a session that has said for whom it acts. Or stops
+one: what it has changed stays so. To list needs the role awa_reader or awa_operator, to stop awa_operator.
 
   --state STATE    running, stopped or finished
   --limit N        how many, at most (20; 1 to 1,000)
@@ -69,7 +70,12 @@ func runChanges(ctx context.Context, args []string, stdout, stderr io.Writer) er
 			before = &beforeID
 		}
 		raw, changes, err := rowsOf[change](ctx, tx, v.masker, changesQuery, optional(state), before, limit)
-		return shown{raw, func(width int) []string { return changeTable(changes, at, limit, width) }}, err
+		s := shown{value: raw, lines: func(width int) []string { return changeTable(changes, at, width) }}
+		if len(changes) == limit {
+			s.more = fmt.Sprintf("There may be more: --before-id %d", changes[len(changes)-1].ChangeID)
+			s.isAsked = v.given("limit")
+		}
+		return s, err
 	})
 }
 
@@ -98,7 +104,7 @@ func (v *view) do(
 	return nil
 }
 
-func changeTable(changes []change, now time.Time, limit, width int) []string {
+func changeTable(changes []change, now time.Time, width int) []string {
 	if len(changes) == 0 {
 		return []string{"There are no such changes."}
 	}
@@ -109,18 +115,17 @@ func changeTable(changes []change, now time.Time, limit, width int) []string {
 			by = fmt.Sprintf("%s (%s)", c.Actor, c.StartedBy)
 		}
 		about := string(c.Filter)
+		if strings.HasPrefix(c.Action, "configure") {
+			about += " " + string(c.Options)
+		}
 		if c.LastError != "" {
 			about += " LAST ERROR: " + c.LastError
 		}
 		rows[i] = []string{number(c.ChangeID), c.Action, c.State, ago(&c.StartedAt, now), number(c.Changed),
 			number(c.Skipped), by, about}
 	}
-	lines := table([]column{
+	return table([]column{
 		{"ID", true, 0}, {"ACTION", false, 0}, {"STATE", false, 0}, {"STARTED", true, 0}, {"CHANGED", true, 0},
-		{"SKIPPED", true, 0}, {"BY", false, 24}, {"JOBS", false, 0},
+		{"SKIPPED", true, 0}, {"BY", false, 24}, {"OF", false, 0},
 	}, rows, width)
-	if len(changes) == limit {
-		lines = append(lines, fmt.Sprintf("There may be more: --before-id %d", changes[len(changes)-1].ChangeID))
-	}
-	return lines
 }

@@ -78,12 +78,11 @@ func optional(text string) *string {
 	return &text
 }
 
-// pageBytes is how large the jobs of a page of list_jobs are, at most: with larger ones it is short. Args are the most
-// of them, as a rule.
-const pageBytes = 64 << 20
-
-// payloadStart is how many characters of args and errors lists read.
-const payloadStart = 300
+const (
+	payloadStart = 300    // characters of args and errors that lists read
+	payloadBytes = 20000  // of args, as they are stored: of larger ones lists read the size alone
+	errorsBytes  = 100000 // of the errors of a job, likewise
+)
 
 // listed is a job in a list.
 type listed struct {
@@ -105,15 +104,19 @@ type listed struct {
 }
 
 // listJobsQuery reads a page. Of args and errors it returns the first characters, and args as they are where they are
-// no longer than that. someJobsQuery does so for jobs by their ids.
+// no longer than that. someJobsQuery does so for jobs by their ids. Nothing indexes tags, groups and args: scanQuery
+// finds the first jobs with these, and where to go on.
 var (
-	listJobsQuery = briefly(`awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5,
-		tag => $6, args => $7::text::jsonb, group_key => $8) j`)
-	someJobsQuery = briefly("unnest($1::bigint[]) i(id) cross join lateral awa.job(i.id) j")
+	listJobsQuery = briefly("awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5) j", "")
+	someJobsQuery = briefly("unnest($1::bigint[]) i(id) cross join lateral awa.job(i.id) j", "")
 )
 
-// briefly returns a query for jobs of a list.
-func briefly(from string) string {
+const scanQuery = `
+	select s.next_before_id, coalesce(s.job_ids[:$3], '{}'), coalesce(cardinality(s.job_ids), 0) > $3
+	  from awa.scan_jobs($1::text::jsonb, $2) s`
+
+// briefly returns a query for jobs of a list, with more columns. It takes no large value apart, to cut it.
+func briefly(from, more string) string {
 	return fmt.Sprintf(`
 	select row_to_json(r)
 	  from (
@@ -121,12 +124,14 @@ func briefly(from string) string {
 	           j.attempted_at, j.finalized_at, j.expires_at, j.group_key, j.tags, j.worker_id,
 	           case when length(a.text) <= %[1]d then a.text::json end as args,
 	           case when length(a.text) > %[1]d then left(a.text, %[1]d) end as args_start,
-	           octet_length(a.text) as args_bytes,
-	           left(j.errors -> -1 ->> 'error', %[1]d) as last_error
+	           coalesce(octet_length(a.text), pg_column_size(j.args)) as args_bytes,
+	           case when pg_column_size(j.errors) <= %[4]d then left(j.errors -> -1 ->> 'error', %[1]d)
+	                else '(' || pg_size_pretty(pg_column_size(j.errors)::bigint) || ')' end as last_error%[5]s
 	      from %[2]s
-	     cross join lateral (select j.args::text as text offset 0) a
+	     cross join lateral (
+	       select case when pg_column_size(j.args) <= %[3]d then j.args::text end as text offset 0) a
 	     order by j.id desc
-	  ) r`, payloadStart, from)
+	  ) r`, payloadStart, from, payloadBytes, errorsBytes, more)
 }
 
 func runJobs(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -169,29 +174,73 @@ func (v *view) listJobs(
 	if beforeID != 0 {
 		before = &beforeID
 	}
-	raw, jobs, err := rowsOf[listed](ctx, tx, v.masker, listJobsQuery, optional(f.queue), optional(f.state),
-		optional(f.kind), before, limit, optional(f.tag), optional(f.args), optional(f.group))
+	read := v.listPages
+	if f.tag != "" || f.args != "" || f.group != "" {
+		read = v.scanJobs
+	}
+	raw, jobs, next, err := read(ctx, tx, f, before, limit)
 	if err != nil {
 		return shown{}, err
 	}
-	return shown{raw, func(width int) []string {
-		isDeep := f.tag != "" || f.args != "" || f.group != ""
+	s = shown{value: raw, lines: func(width int) []string {
 		switch {
-		case len(jobs) == 0 && isDeep:
-			return []string{"None of the last 100,000 jobs match. Those with lower ids were not looked at: see --before-id."}
-		case len(jobs) == 0:
-			return []string{"There are no such jobs."}
+		case len(jobs) > 0:
+			return jobTable(jobs, at, width)
+		case next != nil:
+			return []string{"None of the jobs that were looked at match."}
 		}
-		lines := jobTable(jobs, at, width)
-		var bytes int64
-		for _, j := range jobs {
-			bytes += j.ArgsBytes
+		return []string{"There are no such jobs."}
+	}}
+	if next != nil {
+		s.more = fmt.Sprintf("There may be more: --before-id %d", *next)
+		s.isAsked = v.given("limit") && len(jobs) == limit
+	}
+	return s, nil
+}
+
+// listPages reads jobs by list_jobs, page by page: large jobs make a page short. It returns, too, before which id there
+// may be more, or nil.
+func (v *view) listPages(
+	ctx context.Context, tx pgx.Tx, f jobFilter, before *int64, limit int,
+) (raw []json.RawMessage, jobs []listed, next *int64, err error) {
+	raw = []json.RawMessage{}
+	for began := time.Now(); ; {
+		rawPage, page, err := rowsOf[listed](ctx, tx, v.masker, listJobsQuery, optional(f.queue), optional(f.state),
+			optional(f.kind), before, limit-len(jobs))
+		if err != nil {
+			return nil, nil, nil, err
 		}
-		if len(jobs) == limit || isDeep || bytes > pageBytes/4 {
-			lines = append(lines, fmt.Sprintf("There may be more: --before-id %d", jobs[len(jobs)-1].ID))
+		if len(page) == 0 {
+			return raw, jobs, nil, nil
 		}
-		return lines
-	}}, nil
+		raw, jobs = append(raw, rawPage...), append(jobs, page...)
+		before = &page[len(page)-1].ID
+		if len(jobs) == limit || time.Since(began) > v.timeout {
+			return raw, jobs, before, nil
+		}
+	}
+}
+
+// scanJobs reads jobs by a filter that nothing indexes, among 100,000 entries. The next id is where to go on, or nil at
+// the end.
+func (v *view) scanJobs(
+	ctx context.Context, tx pgx.Tx, f jobFilter, before *int64, limit int,
+) (raw []json.RawMessage, jobs []listed, next *int64, err error) {
+	a := act{filter: f}
+	encoded, err := json.Marshal(a.object(f.state))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var ids []int64
+	var isMore bool
+	if err := tx.QueryRow(ctx, scanQuery, string(encoded), before, limit).Scan(&next, &ids, &isMore); err != nil {
+		return nil, nil, nil, err
+	}
+	if isMore {
+		next = &ids[len(ids)-1]
+	}
+	raw, jobs, err = rowsOf[listed](ctx, tx, v.masker, someJobsQuery, ids)
+	return raw, jobs, next, err
 }
 
 func jobTable(jobs []listed, now time.Time, width int) []string {
@@ -229,6 +278,9 @@ func (j listed) about() string {
 	}
 	if j.ArgsStart != "" {
 		return j.ArgsStart + "…"
+	}
+	if j.ArgsBytes > payloadBytes {
+		return fmt.Sprintf("(args of %d kB)", j.ArgsBytes/1000)
 	}
 	return string(j.Args)
 }
@@ -332,21 +384,22 @@ func runJob(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	}
 	return v.show(ctx, func(ctx context.Context, tx pgx.Tx) (shown, error) {
 		if explains {
-			return explainJob(ctx, tx, id)
+			return v.explainJob(ctx, tx, id)
 		}
 		return v.fullJob(ctx, tx, id)
 	})
 }
 
-func explainJob(ctx context.Context, tx pgx.Tx, id int64) (shown, error) {
+func (v *view) explainJob(ctx context.Context, tx pgx.Tx, id int64) (shown, error) {
 	var says string
 	err := tx.QueryRow(ctx, "select awa.explain_job($1)", id).Scan(&says)
+	says = v.masker.Text(says) // the last error is in it
 	return shown{
-		struct {
+		value: struct {
 			ID          int64  `json:"id"`
 			Explanation string `json:"explanation"`
 		}{id, says},
-		func(int) []string { return []string{oneLine(says)} },
+		lines: func(int) []string { return []string{oneLine(says)} },
 	}, err
 }
 
@@ -359,7 +412,7 @@ func (v *view) fullJob(ctx context.Context, tx pgx.Tx, id int64) (shown, error) 
 		if err != nil {
 			return shown{}, err
 		}
-		return shown{raw[0], nil}, nil
+		return shown{value: raw[0]}, nil
 	}
 	_, jobs, err := rowsOf[jobShown](ctx, tx, v.masker, fullJobQuery, id, most)
 	if err == nil && len(jobs) == 0 {
@@ -368,7 +421,7 @@ func (v *view) fullJob(ctx context.Context, tx pgx.Tx, id int64) (shown, error) 
 	if err != nil {
 		return shown{}, err
 	}
-	return shown{nil, func(int) []string { return jobs[0].lines() }}, nil
+	return shown{lines: func(int) []string { return jobs[0].lines() }}, nil
 }
 
 func (j jobShown) lines() (lines []string) {

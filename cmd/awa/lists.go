@@ -51,6 +51,7 @@ func runDLQ(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		return v.all(ctx, &a)
 	}
 	a.action = v.operands[0]
+	a.isOfDead = true
 	if err := a.takeIDs(v, v.operands[1:], 2); err != nil {
 		return err
 	}
@@ -75,6 +76,7 @@ type worker struct {
 	WorkerID     int64     `json:"worker_id"`
 	Name         string    `json:"name"`
 	Queues       []string  `json:"queues"`
+	QueueCount   *int64    `json:"queue_count"` // Queues are the first 100
 	StartedAt    time.Time `json:"started_at"`
 	HeartbeatAt  time.Time `json:"heartbeat_at"`
 	Overdue      bool      `json:"overdue"`
@@ -86,8 +88,9 @@ type worker struct {
 var workersQuery = fmt.Sprintf(`
 	select row_to_json(r)
 	  from (
-	    select w.worker_id, w.name, w.queues[:100] as queues, w.started_at, w.heartbeat_at, w.overdue, w.open_attempts,
-	           w.registered_by, case when length(w.info::text) <= %[1]d then w.info end as info,
+	    select w.worker_id, w.name, w.queues[:100] as queues, cardinality(w.queues) as queue_count, w.started_at,
+	           w.heartbeat_at, w.overdue, w.open_attempts, w.registered_by,
+	           case when length(w.info::text) <= %[1]d then w.info end as info,
 	           case when length(w.info::text) > %[1]d then left(w.info::text, %[1]d) end as info_start
 	      from awa.list_workers() w
 	     where $1::text is null or position(lower($1) in lower(w.name)) > 0
@@ -111,11 +114,12 @@ func runWorkers(ctx context.Context, args []string, stdout, stderr io.Writer) er
 			return shown{}, err
 		}
 		raw, workers, err := rowsOf[worker](ctx, tx, v.masker, workersQuery, optional(search), limit)
-		return shown{raw, func(width int) []string { return workerTable(workers, at, limit, width) }}, err
+		s := shown{value: raw, lines: func(width int) []string { return workerTable(workers, at, width) }}
+		return v.withMore(s, len(workers), limit), err
 	})
 }
 
-func workerTable(workers []worker, now time.Time, limit, width int) []string {
+func workerTable(workers []worker, now time.Time, width int) []string {
 	if len(workers) == 0 {
 		return []string{"There are no such workers."}
 	}
@@ -127,23 +131,25 @@ func workerTable(workers []worker, now time.Time, limit, width int) []string {
 		}
 		if w.Queues != nil {
 			queues = strings.Join(w.Queues, ", ")
+			if w.QueueCount != nil && *w.QueueCount > int64(len(w.Queues)) {
+				queues += fmt.Sprintf(", … (%d in all)", *w.QueueCount)
+			}
 		}
 		rows[i] = []string{number(w.WorkerID), w.Name, state, number(w.OpenAttempts), ago(&w.HeartbeatAt, now),
 			ago(&w.StartedAt, now), w.RegisteredBy, queues}
 	}
-	lines := table([]column{
+	return table([]column{
 		{"ID", true, 0}, {"NAME", false, 32}, {"STATE", false, 0}, {"RUNNING", true, 0}, {"HEARTBEAT", true, 0},
 		{"STARTED", true, 0}, {"LOGIN", false, 24}, {"QUEUES", false, 0},
 	}, rows, width)
-	return more(lines, len(workers), limit)
 }
 
-// more says that there may be more than a list shows.
-func more(lines []string, found, limit int) []string {
+// withMore says that there may be more than a list shows.
+func (v *view) withMore(s shown, found, limit int) shown {
 	if found == limit {
-		lines = append(lines, "There may be more: see --search and --limit.")
+		s.more, s.isAsked = "There may be more: see --search and --limit.", v.given("limit")
 	}
-	return lines
+	return s
 }
 
 const healthUsage = `usage: awa health [--all]
@@ -188,7 +194,7 @@ func runHealth(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 				status = max(status, 1)
 			}
 		}
-		return shown{raw, func(width int) []string { return healthTable(findings, all, width) }}, nil
+		return shown{value: raw, lines: func(width int) []string { return healthTable(findings, all, width) }}, nil
 	})
 	if err != nil && ctx.Err() == nil {
 		fmt.Fprintln(stderr, "awa:", err)
@@ -260,7 +266,7 @@ func runAudit(ctx context.Context, args []string, stdout, stderr io.Writer) (sta
 				status = 1
 			}
 		}
-		return shown{raw, func(width int) []string { return auditTable(rows, width) }}, nil
+		return shown{value: raw, lines: func(width int) []string { return auditTable(rows, width) }}, nil
 	})
 	return status, err
 }

@@ -97,9 +97,9 @@ Exit status: 0 it was stopped by a signal, and all was answered; 1 it failed; 2 
 `,
 	"schedules": `usage: awa schedules [list] [--json] [--watch] [--every DURATION] [--mask PATTERN]
        awa schedules next NAME [-n N]
-       awa schedules explain NAME
+       awa schedules explain NAME [--mask PATTERN]
        awa schedules pause NAME [REASON]
-       awa schedules resume NAME
+       awa schedules resume NAME [--mask PATTERN]
        awa schedules trigger NAME
        each with [--database-url URL]
 

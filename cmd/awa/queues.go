@@ -25,6 +25,7 @@ awa_reader, to change awa_operator.
   --search TEXT    those with this in their names
   --limit N        how many, at most (100; 1 to 10,000)
   --create         of pause and configure: also where there is no such queue
+  --actor NAME     for whom: awa changes shows it beside the login
 ` + viewFlags + `
 Exit status: 0 done, or a signal has ended --watch; 1 it failed, or there is no such queue; 2 the command
 line is wrong.
@@ -61,6 +62,7 @@ func runQueues(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		flags.BoolVar(&creates, "create", false, "")
 		flags.StringVar(&search, "search", "", "")
 		flags.Func("limit", "", numberFlag(&limit, 1, 10000))
+		v.actorFlag(flags)
 	})
 	if err != nil {
 		return err
@@ -85,7 +87,8 @@ func runQueues(ctx context.Context, args []string, stdout, stderr io.Writer) err
 			return shown{}, err
 		}
 		raw, queues, err := rowsOf[queue](ctx, tx, v.masker, queuesQuery, optional(search), nil, limit)
-		return shown{raw, func(width int) []string { return queueTable(queues, at, limit, width) }}, err
+		s := shown{value: raw, lines: func(width int) []string { return queueTable(queues, at, width) }}
+		return v.withMore(s, len(queues), limit), err
 	})
 }
 
@@ -111,7 +114,10 @@ func (v *view) changeQueue(ctx context.Context, creates bool) error {
 	case action != "configure" && len(rest) > 0:
 		return v.refuse("%s takes fewer arguments; quote a name with spaces", action)
 	}
-	known := map[string][]string{"pause": {"create"}, "configure": {"create"}}[action]
+	known := []string{"actor"}
+	if action != "resume" {
+		known = append(known, "create")
+	}
 	if err := v.only(action, known...); err != nil {
 		return err
 	}
@@ -142,7 +148,7 @@ func (v *view) changeQueue(ctx context.Context, creates bool) error {
 	}, "queue", name, says)
 }
 
-func queueTable(queues []queue, now time.Time, limit, width int) []string {
+func queueTable(queues []queue, now time.Time, width int) []string {
 	if len(queues) == 0 {
 		return []string{"There are no such queues."}
 	}
@@ -156,12 +162,11 @@ func queueTable(queues []queue, now time.Time, limit, width int) []string {
 			number(q.Running), number(q.Scheduled), number(q.Retryable), number(q.Failed), number(q.Dead),
 			number(q.Workers)}
 	}
-	lines := table([]column{
+	return table([]column{
 		{"QUEUE", false, 32}, {"STATE", false, 0}, {"AVAILABLE", true, 0}, {"OLDEST", true, 0}, {"LIMITED", true, 0},
 		{"RUNNING", true, 0}, {"SCHEDULED", true, 0}, {"RETRYABLE", true, 0}, {"FAILED", true, 0}, {"DEAD", true, 0},
 		{"WORKERS", true, 0},
 	}, rows, width)
-	return more(lines, len(queues), limit)
 }
 
 // step is a step of queue_stats.
@@ -190,11 +195,11 @@ func (v *view) oneQueue(ctx context.Context, tx pgx.Tx, name string) (shown, err
 		return shown{}, err
 	}
 	return shown{
-		struct {
+		value: struct {
 			Queue json.RawMessage   `json:"queue"`
 			Stats []json.RawMessage `json:"stats"`
 		}{raw[0], stats},
-		func(width int) []string { return queueLines(raw[0], steps, width) },
+		lines: func(width int) []string { return queueLines(raw[0], steps, width) },
 	}, nil
 }
 

@@ -84,8 +84,10 @@ func (c *schedulesCommand) take(operands []string) error {
 		return errors.New("the name is the URL of a database: pass that by --database-url")
 	case c.view.asJSON && c.action != "list":
 		return errors.New("--json is for list")
-	case (c.view.watch || len(c.view.masks) > 0) && c.action != "list":
-		return errors.New("--watch and --mask are for list")
+	case c.view.watch && c.action != "list":
+		return errors.New("--watch is for list")
+	case len(c.view.masks) > 0 && c.action != "list" && c.action != "explain" && c.action != "resume":
+		return errors.New("--mask is for list, explain and resume")
 	case c.count != 0 && c.action != "next":
 		return errors.New("-n is for next")
 	}
@@ -121,7 +123,7 @@ func (c *schedulesCommand) run(ctx context.Context) (err error) {
 func (c *schedulesCommand) explain(ctx context.Context) error {
 	says, err := c.client.ExplainSchedule(ctx, c.name)
 	if err == nil {
-		fmt.Fprintln(c.stdout, says)
+		fmt.Fprintln(c.stdout, c.view.masker.Text(says)) // an error is in it
 	}
 	return err
 }
@@ -198,11 +200,12 @@ func (c *schedulesCommand) list(ctx context.Context) (shown, error) {
 	listed := make([]scheduleJSON, len(schedules))
 	for i, s := range schedules {
 		s.Args, s.Metadata = c.view.masker.JSON(s.Args), c.view.masker.JSON(s.Metadata)
-		s.Error = c.view.masker.Text(s.Error)
+		s.Error, s.PauseReason = c.view.masker.Text(s.Error), c.view.masker.Text(s.PauseReason)
+		schedules[i] = s
 		state, _ := stateOf(s, now)
 		listed[i] = newScheduleJSON(s, state)
 	}
-	return shown{listed, func(int) []string { return scheduleTable(schedules, now) }}, nil
+	return shown{value: listed, lines: func(int) []string { return scheduleTable(schedules, now) }}, nil
 }
 
 func scheduleTable(schedules []driver.ScheduleInfo, now time.Time) []string {

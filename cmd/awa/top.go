@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -30,8 +31,23 @@ Exit status: 0 it was left, or stopped by a signal; 1 it failed; 2 the command l
 // topJobs is how many running jobs it shows.
 const topJobs = 50
 
-var topRunningQuery = strings.Replace(briefly("awa.list_jobs(state => 'running', max_jobs => 1000) j"),
-	"order by j.id desc", fmt.Sprintf("order by j.attempted_at, j.id limit %d", topJobs), 1)
+// topRunningQuery reads the jobs that have been running for longest, of so many that were enqueued last; how many these
+// are; and how many run.
+var topRunningQuery = strings.Replace(briefly(fmt.Sprintf(`(
+	  select j.*, count(*) over () as looked, (select sum(c.running)::bigint from awa.queue_counts() c) as all_running
+	    from awa.list_jobs(state => 'running', max_jobs => $1) j
+	   order by j.attempted_at, j.id
+	   limit %d) j`, topJobs), ", j.looked, j.all_running"), "order by j.id desc", "order by j.attempted_at, j.id", 1)
+
+// topLooks is how many running jobs it looks at.
+const topLooks = 1000
+
+// topJob is a running job, and how many there are.
+type topJob struct {
+	listed
+	Looked     int64 `json:"looked"`
+	AllRunning int64 `json:"all_running"`
+}
 
 func runTop(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	v := newView("top", 10*time.Second, "", stdout, stderr)
@@ -173,6 +189,7 @@ func topDraw(screen tcell.Screen, lines []topLine) {
 type topSource struct {
 	view     *view
 	readings int
+	looks    int // at so many running jobs; 0 for topLooks
 }
 
 // read reads each part by itself. Health costs most, and is read every fifth time.
@@ -181,7 +198,7 @@ func (s *topSource) read(ctx context.Context) topReading {
 	v := s.view
 	part := func(name string, do func(context.Context, pgx.Tx) error) {
 		if err := v.inWords(ctx, v.transaction(ctx, pgx.ReadOnly, do)); err != nil {
-			r.errs[name] = err
+			r.errs[name] = s.masked(err)
 		}
 	}
 	part(topQueues, func(ctx context.Context, tx pgx.Tx) (err error) {
@@ -191,7 +208,11 @@ func (s *topSource) read(ctx context.Context) topReading {
 		return err
 	})
 	part(topRunning, func(ctx context.Context, tx pgx.Tx) (err error) {
-		_, r.running, err = rowsOf[listed](ctx, tx, v.masker, topRunningQuery)
+		_, jobs, err := rowsOf[topJob](ctx, tx, v.masker, topRunningQuery, cmp.Or(s.looks, topLooks))
+		for _, j := range jobs {
+			r.running = append(r.running, j.listed)
+			r.looked, r.allRunning = j.Looked, j.AllRunning
+		}
 		return err
 	})
 	if s.readings++; s.readings%5 == 1 {
@@ -204,15 +225,23 @@ func (s *topSource) read(ctx context.Context) topReading {
 }
 
 func (s *topSource) act(ctx context.Context, query string, args ...any) error {
-	return s.view.inWords(ctx, s.view.transaction(ctx, pgx.ReadWrite, func(ctx context.Context, tx pgx.Tx) error {
+	return s.masked(s.view.inWords(ctx, s.view.transaction(ctx, pgx.ReadWrite, func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, query, args...)
 		return err
-	}))
+	})))
+}
+
+// masked is an error as it is shown.
+func (s *topSource) masked(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(s.view.masker.Text(err.Error()))
 }
 
 func (s *topSource) explain(ctx context.Context, id int64) (says string, err error) {
 	err = s.view.transaction(ctx, pgx.ReadOnly, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, "select awa.explain_job($1)", id).Scan(&says)
 	})
-	return says, s.view.inWords(ctx, err)
+	return s.view.masker.Text(says), s.masked(s.view.inWords(ctx, err)) // the last error of the job is in it
 }

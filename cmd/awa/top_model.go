@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,11 +18,12 @@ type topQueue struct {
 
 // topReading is what awa top reads. Each part may fail by itself.
 type topReading struct {
-	at       time.Time // of the server
-	queues   []queue
-	running  []listed // those that have been running for longest
-	findings []healthFinding
-	errs     map[string]error // by part
+	at                 time.Time // of the server
+	queues             []queue
+	running            []listed // those that have been running for longest
+	looked, allRunning int64    // among so many, of all that run
+	findings           []healthFinding
+	errs               map[string]error // by part
 }
 
 // The parts of a reading.
@@ -64,10 +66,12 @@ type topModel struct {
 	queues        []topQueue
 	findings      []healthFinding
 	running       []listed
+	looked        int64 // jobs that were looked at to find these
+	allRunning    int64
 	errs          map[string]error
 	inJobs        bool   // the cursor is among the jobs
-	queueName     string // where the cursor is among the queues
-	jobID         int64  // where it is among the jobs
+	queueName     string // the queue that the cursor is on; "" before there are any
+	jobID         int64  // the job that it is on; 0 before there are any
 	search        string
 	isSearching   bool
 	order         int // one of topOrders
@@ -130,10 +134,16 @@ func (m *topModel) reading() topCommand {
 
 // take takes what was read. Parts that failed stay as they were, with the error beside them.
 func (m *topModel) take(r topReading) {
-	m.errs = r.errs
-	if r.errs[topRunning] == nil {
-		m.running = r.running
+	health := m.errs[topHealth] // not each reading reads that
+	m.errs = map[string]error{}
+	maps.Copy(m.errs, r.errs)
+	if health != nil && r.findings == nil && r.errs[topHealth] == nil {
+		m.errs[topHealth] = health
 	}
+	if r.errs[topRunning] == nil {
+		m.running, m.looked, m.allRunning = r.running, r.looked, r.allRunning
+	}
+	defer m.choose(false)
 	if r.errs[topHealth] == nil && r.findings != nil {
 		m.findings = r.findings
 	}
@@ -177,22 +187,42 @@ func (m *topModel) shownQueues() []topQueue {
 	return shown
 }
 
-// cursor returns where the cursor is among queues and jobs.
+// cursor returns where the cursor is among queues and jobs: negative where that is gone on which it was.
 func (m *topModel) cursor(queues []topQueue) (queue, job int) {
-	queue = max(slices.IndexFunc(queues, func(q topQueue) bool { return q.Queue == m.queueName }), 0)
-	job = max(slices.IndexFunc(m.running, func(j listed) bool { return j.ID == m.jobID }), 0)
+	queue = slices.IndexFunc(queues, func(q topQueue) bool { return q.Queue == m.queueName })
+	job = slices.IndexFunc(m.running, func(j listed) bool { return j.ID == m.jobID })
 	return queue, job
 }
 
-// move moves the cursor by so many rows.
+// choose puts the cursor on the first queue and the first job, where it is on none yet; anew, where it is on none that
+// is shown. A reading alone moves it from nothing: a key would change what nobody has chosen.
+func (m *topModel) choose(anew bool) {
+	queues := m.shownQueues()
+	q, j := m.cursor(queues)
+	if len(queues) > 0 && (m.queueName == "" || anew && q < 0) {
+		m.queueName = queues[0].Queue
+	}
+	if len(m.running) > 0 && (m.jobID == 0 || anew && j < 0) {
+		m.jobID = m.running[0].ID
+	}
+}
+
+// move moves the cursor by so many rows; to the first one, where that is gone on which it was.
 func (m *topModel) move(by int) {
 	queues := m.shownQueues()
 	q, j := m.cursor(queues)
 	if m.inJobs && len(m.running) > 0 {
-		m.jobID = m.running[min(max(j+by, 0), len(m.running)-1)].ID
+		m.jobID = m.running[moved(j, by, len(m.running))].ID
 	} else if !m.inJobs && len(queues) > 0 {
-		m.queueName = queues[min(max(q+by, 0), len(queues)-1)].Queue
+		m.queueName = queues[moved(q, by, len(queues))].Queue
 	}
+}
+
+func moved(at, by, rows int) int {
+	if at < 0 {
+		return 0
+	}
+	return min(max(at+by, 0), rows-1)
 }
 
 // press takes a key.
@@ -220,6 +250,7 @@ func (m *topModel) press(key string) topCommand {
 		case len([]rune(key)) == 1:
 			m.search += key
 		}
+		m.choose(true)
 	default:
 		return m.command(key)
 	}
@@ -242,6 +273,7 @@ func (m *topModel) command(key string) topCommand {
 		m.move(-10)
 	case "Tab":
 		m.inJobs = !m.inJobs
+		m.choose(true)
 	case "s":
 		m.order = (m.order + 1) % len(topOrders)
 	case "/":
@@ -267,6 +299,10 @@ func (m *topModel) askQueue() {
 		return
 	}
 	at, _ := m.cursor(queues)
+	if at < 0 {
+		m.message = fmt.Sprintf("Queue %s is not there any more: choose another one.", m.queueName)
+		return
+	}
 	q := queues[at]
 	verb, query := "Pause", "awa.pause_queue($1)"
 	if q.PausedAt != nil {
@@ -281,11 +317,10 @@ func (m *topModel) askQueue() {
 
 // askJob asks whether to change the job at the cursor.
 func (m *topModel) askJob(verb, call string) {
-	if !m.inJobs || len(m.running) == 0 {
+	id, ok := m.chosenJob()
+	if !ok {
 		return
 	}
-	_, at := m.cursor(nil)
-	id := m.running[at].ID
 	m.question = fmt.Sprintf("%s job %d, which runs? y/n", verb, id)
 	m.onYes = func(ctx context.Context) any {
 		err := m.actions.act(ctx, "select "+call, id)
@@ -293,175 +328,26 @@ func (m *topModel) askJob(verb, call string) {
 	}
 }
 
+// chosenJob returns the job that the cursor is on, or says that it is gone.
+func (m *topModel) chosenJob() (id int64, ok bool) {
+	if !m.inJobs || m.jobID == 0 {
+		return 0, false
+	}
+	if _, at := m.cursor(nil); at < 0 {
+		m.message = fmt.Sprintf("Job %d is not among these any more: choose another one.", m.jobID)
+		return 0, false
+	}
+	return m.jobID, true
+}
+
 // explainJob says what there is to say of the job at the cursor.
 func (m *topModel) explainJob() topCommand {
-	if !m.inJobs || len(m.running) == 0 {
+	id, ok := m.chosenJob()
+	if !ok {
 		return nil
 	}
-	_, at := m.cursor(nil)
-	id := m.running[at].ID
 	return func(ctx context.Context) any {
 		says, err := m.actions.explain(ctx, id)
 		return topDone{fmt.Sprintf("Job %d: %s", id, says), err}
 	}
-}
-
-// topStyle is how a line looks.
-type topStyle int
-
-const (
-	topPlain topStyle = iota
-	topBold
-	topCursor
-	topTrouble
-)
-
-type topLine struct {
-	text  string
-	style topStyle
-}
-
-// view returns the lines of the screen.
-func (m *topModel) view() []topLine {
-	var lines []topLine
-	add := func(style topStyle, text string) {
-		lines = append(lines, topLine{cut(string(escaped([]byte(oneLine(text)))), m.width), style})
-	}
-	trouble := func(part string) {
-		if err := m.errs[part]; err != nil {
-			add(topTrouble, fmt.Sprintf("NO NEW %s: %s", strings.ToUpper(part), err))
-		}
-	}
-	rows := func(table []string, cursor, most int, hasCursor bool) {
-		for i, line := range window(table, cursor+1, most) {
-			style := topPlain
-			if i == 0 {
-				style = topBold
-			} else if hasCursor && line.at == cursor+1 {
-				style = topCursor
-			}
-			lines = append(lines, topLine{cut(line.text, m.width), style})
-		}
-	}
-	var running, available int64
-	var enqueued, ended, failing float64
-	for _, q := range m.queues {
-		running, available = running+q.Running, available+q.Available
-		enqueued, ended, failing = enqueued+q.enqueued, ended+q.ended, failing+q.failing
-	}
-	head := "awa top: reading"
-	if !m.readAt.IsZero() {
-		head = fmt.Sprintf("awa top: read at %s UTC, %s ago: %s, %d available, %d running; per second %.1f new, %.1f "+
-			"ended, %.1f failed", m.last.at.UTC().Format(time.TimeOnly), age(m.now.Sub(m.readAt)),
-			count(int64(len(m.queues)), "queue", "queues"), available, running, enqueued, ended, failing)
-	}
-	add(topBold, head)
-	trouble(topQueues)
-	m.addHealth(add)
-	trouble(topHealth)
-	add(topPlain, "")
-	queues := m.shownQueues()
-	q, j := m.cursor(queues)
-	room := max(m.height-len(lines)-4, 4)
-	jobs := min(len(m.running)+1, max(room/3, 3))
-	rows(topQueueTable(queues, m.last.at, m.width), q, max(room-jobs, 2), !m.inJobs)
-	add(topPlain, "")
-	trouble(topRunning)
-	rows(topJobTable(m.running, m.last.at, m.width), j, jobs, m.inJobs)
-	for len(lines) < m.height-1 {
-		lines = append(lines, topLine{})
-	}
-	lines = lines[:max(min(len(lines), m.height-1), 0)]
-	m.addFoot(add)
-	return lines
-}
-
-func (m *topModel) addHealth(add func(topStyle, string)) {
-	wrong := 0
-	for _, f := range m.findings {
-		if f.Level == levelOK {
-			continue
-		}
-		if wrong++; wrong > 3 {
-			continue
-		}
-		add(topTrouble, fmt.Sprintf("%s: %s %s: %s", f.Level, f.Topic, f.Subject, f.Message))
-	}
-	if wrong > 3 {
-		add(topTrouble, fmt.Sprintf("and %d more: awa health shows them", wrong-3))
-	} else if wrong == 0 && m.findings != nil {
-		add(topPlain, "Health: all is well.")
-	}
-}
-
-// addFoot adds the last line: a question, what has happened, or the keys.
-func (m *topModel) addFoot(add func(topStyle, string)) {
-	switch {
-	case m.question != "":
-		add(topTrouble, m.question)
-	case m.isSearching:
-		add(topBold, "Search: "+m.search+"_")
-	case m.message != "":
-		add(topBold, m.message)
-	case m.inJobs:
-		add(topPlain, "up/down, Tab: queues, e: explain, c: cancel, d: discard, r: read, q: quit")
-	default:
-		add(topPlain, fmt.Sprintf("up/down, Tab: jobs, p: pause or resume, s: order (%s), /: search %s, r: read, q: quit",
-			topOrders[m.order].name, m.search))
-	}
-}
-
-// topRow is a line of a table, and which one.
-type topRow struct {
-	text string
-	at   int
-}
-
-// window returns the first line of a table, and so many others around one, at most.
-func window(table []string, around, most int) (rows []topRow) {
-	from := 1
-	if around >= most {
-		from = around - most + 2
-	}
-	rows = append(rows, topRow{table[0], 0})
-	for at := from; at < len(table) && len(rows) < most; at++ {
-		rows = append(rows, topRow{table[at], at})
-	}
-	return rows
-}
-
-func topQueueTable(queues []topQueue, now time.Time, width int) []string {
-	var rows [][]string
-	for _, q := range queues {
-		state := "open"
-		if q.PausedAt != nil {
-			state = "paused"
-		}
-		rate := func(r float64) string {
-			if !q.rates {
-				return "-"
-			}
-			return fmt.Sprintf("%.1f", r)
-		}
-		rows = append(rows, []string{q.Queue, state, number(q.Available), ago(q.OldestReadyAt, now), number(q.Running),
-			rate(q.enqueued), rate(q.ended), rate(q.failing), number(q.Scheduled + q.Retryable), number(q.Dead),
-			number(q.Workers)})
-	}
-	return table([]column{
-		{"QUEUE", false, 24}, {"STATE", false, 0}, {"AVAILABLE", true, 0}, {"OLDEST", true, 0}, {"RUNNING", true, 0},
-		{"NEW/S", true, 0}, {"ENDED/S", true, 0}, {"FAILED/S", true, 0}, {"LATER", true, 0}, {"DEAD", true, 0},
-		{"WORKERS", true, 0},
-	}, rows, width)
-}
-
-func topJobTable(jobs []listed, now time.Time, width int) []string {
-	var rows [][]string
-	for _, j := range jobs {
-		rows = append(rows, []string{ago(j.AttemptedAt, now), number(j.ID), j.Queue, j.Kind,
-			fmt.Sprintf("%d/%d", j.Attempt, j.MaxAttempts), j.about()})
-	}
-	return table([]column{
-		{"RUNNING FOR", true, 0}, {"ID", true, 0}, {"QUEUE", false, 24}, {"KIND", false, 24}, {"ATTEMPT", true, 0},
-		{"LAST ERROR, OR ARGS", false, 0},
-	}, rows, width)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -155,7 +156,7 @@ func TestTopMoves(t *testing.T) {
 		r.queues = append(r.queues, queue{Queue: fmt.Sprintf("q%02d", i)})
 	}
 	many.update(r)
-	press(many, "PgDn", "PgDn", "PgDn")
+	press(many, "Tab", "Tab", "PgDn", "PgDn", "PgDn")
 	assert.Regexp(t, "^q30 ", at(many))
 }
 
@@ -193,6 +194,70 @@ func TestTopActs(t *testing.T) {
 	assert.Contains(t, screenText(empty), "awa top: reading")
 }
 
+// What failed in the last reading that looked stays said until one looks again.
+func TestTopKeepsWhatFailed(t *testing.T) {
+	m := newTop(&fakeActions{})
+	failed := twoQueues(2, 100)
+	failed.findings, failed.errs = nil, map[string]error{topHealth: errors.New("slow")}
+	m.update(failed)
+	assert.Contains(t, screenText(m), "NO NEW HEALTH: slow")
+	others := twoQueues(4, 100)
+	others.findings = nil // not read
+	m.update(others)
+	assert.Contains(t, screenText(m), "NO NEW HEALTH: slow")
+	assert.Contains(t, screenText(m), "critical: queue email: it waits")
+	m.update(twoQueues(6, 100))
+	assert.NotContains(t, screenText(m), "NO NEW HEALTH")
+}
+
+// A key changes what the cursor was put on, and nothing that a reading has put in its place.
+func TestTopStaysAtWhatWasChosen(t *testing.T) {
+	actions := &fakeActions{}
+	m := newTop(actions)
+	without := func(seconds int, job int, name string) {
+		r := twoQueues(seconds, 100)
+		r.running = slices.DeleteFunc(r.running, func(j listed) bool { return j.ID == int64(job) })
+		r.queues = slices.DeleteFunc(r.queues, func(q queue) bool { return q.Queue == name })
+		m.update(r)
+	}
+	press(m, "Tab", "Down")
+	assert.Regexp(t, "^ +0s  42 ", at(m))
+	without(2, 42, "")
+	assert.Empty(t, at(m))
+	for _, key := range []string{"c", "d", "e", "Enter"} {
+		assert.Nil(t, press(m, key))
+		assert.Empty(t, m.question, key)
+		assert.Contains(t, screenText(m), "\nJob 42 is not among these any more: choose another one.\n", key)
+	}
+	assert.Nil(t, press(m, "y"))
+	assert.Empty(t, actions.acts)
+	press(m, "Down")
+	assert.Regexp(t, "^ +3h  41 ", at(m))
+
+	m = newTop(actions) // the first choice stays, too
+	press(m, "Tab")
+	assert.Regexp(t, "^ +3h  41 ", at(m))
+	without(2, 41, "")
+	assert.Nil(t, press(m, "c"))
+	assert.Empty(t, m.question)
+	press(m, "Tab", "Tab")
+	assert.Regexp(t, "^ +0s  42 ", at(m))
+
+	m = newTop(actions)
+	assert.Contains(t, at(m), `s\u001b[2Jlow`)
+	r := twoQueues(2, 100)
+	r.queues[0].Available = 1000 // comes first now
+	m.update(r)
+	press(m, "p")
+	assert.Contains(t, m.question, "Resume queue s")
+	press(m, "n")
+	without(4, 0, "s\x1b[2Jlow")
+	assert.Nil(t, press(m, "p"))
+	assert.Empty(t, m.question)
+	assert.Contains(t, screenText(m), `low is not there any more: choose another one.`)
+	assert.Empty(t, actions.acts)
+}
+
 // The loop on a screen that is none: keys reach the model, and what it does the database.
 func TestTopLoop(t *testing.T) {
 	databaseURL := testdb.URL(t)
@@ -208,6 +273,19 @@ func TestTopLoop(t *testing.T) {
 	require.Len(t, first.running, 1)
 	assert.Equal(t, `{"token": "***"}`, string(first.running[0].Args))
 	assert.NotEmpty(t, first.findings)
+
+	says, err := source.explain(t.Context(), first.running[0].ID)
+	require.NoError(t, err)
+	assert.Contains(t, says, "running")
+	m := newTop(source)
+	m.update(first)
+	assert.NotContains(t, screenText(m), "it looked at")
+	source.looks = 1
+	execute(t, db, "select awa.enqueue('email', 'send')", "select awa.claim('email', 1)")
+	second := source.read(t.Context())
+	require.Len(t, second.running, 1)
+	m.update(second)
+	assert.Contains(t, screenText(m), "\nOf 2 running jobs, it looked at the 1 that were enqueued last.\n")
 
 	screen := tcell.NewSimulationScreen("")
 	require.NoError(t, screen.Init())

@@ -234,6 +234,18 @@ func (v *view) inWords(ctx context.Context, err error) error {
 type shown struct {
 	value any
 	lines func(width int) []string
+
+	more    string // what to say where there may be more, or ""
+	isAsked bool   // as many were asked for
+}
+
+// printed are the lines, the last of which says that there may be more.
+func (s shown) printed(width int) []string {
+	lines := s.lines(width)
+	if s.more != "" {
+		lines = append(lines, s.more)
+	}
+	return lines
 }
 
 // reader reads what is shown.
@@ -270,10 +282,16 @@ func (v *view) read(ctx context.Context, read reader) (s shown, err error) {
 
 func (v *view) print(s shown) error {
 	if v.asJSON {
-		return v.printJSON(s.value, "  ")
+		if err := v.printJSON(s.value, "  "); err != nil {
+			return err
+		}
+		if s.more != "" && !s.isAsked {
+			fmt.Fprintln(v.stderr, "awa:", s.more)
+		}
+		return nil
 	}
 	width, _ := v.size()
-	_, err := io.WriteString(v.stdout, joined(s.lines(width)))
+	_, err := io.WriteString(v.stdout, joined(s.printed(width)))
 	return err
 }
 
@@ -342,7 +360,7 @@ func (v *view) frame(s shown, at time.Time, failed error) error {
 	if failed != nil {
 		trouble = fmt.Sprintf("NOT READ FOR %s: %s", age(time.Since(at)), oneLine(failed.Error()))
 	}
-	lines := append([]string{head, trouble}, s.lines(width)...)
+	lines := append([]string{head, trouble}, s.printed(width)...)
 	if v.terminal == nil {
 		_, err := io.WriteString(v.stdout, joined(append(lines, "")))
 		return err

@@ -176,7 +176,7 @@ func TestJobsAndJob(t *testing.T) {
 		assert.LessOrEqual(t, len([]rune(line)), 100)
 	}
 	_, stdout, _ = onTerminal(t, 80, "jobs", "--tag", "nobody")
-	assert.Contains(t, stdout, "None of the last 100,000 jobs match.")
+	assert.Equal(t, "There are no such jobs.\n", stdout)
 	_, stdout, _ = awa(t.Context(), "jobs", "--json=false", "--queue", "nobody")
 	assert.Equal(t, "There are no such jobs.\n", stdout)
 
@@ -261,22 +261,60 @@ func TestQueuesWorkersHealthAudit(t *testing.T) {
 	assert.Regexp(t, `(?m)^ok `, stdout)
 }
 
-// Of large jobs a list reads the beginning, and says that its page is short.
+// Of large jobs a list reads the size alone, and it is as long as it should be: pages of list_jobs are short then.
 func TestLargeJobs(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	t.Setenv("DATABASE_URL", databaseURL)
 	db := testdb.Connect(t, databaseURL)
-	for range 3 {
-		execute(t, db, "select awa.enqueue('q', 'k', to_jsonb(repeat('x', 30000000)))")
+	for range 5 {
+		execute(t, db, "select awa.enqueue('q', 'k', to_jsonb(repeat('x', 30000000)), max_attempts => 1)")
 	}
+	execute(t, db, "select awa.fail(c.job_id, c.receipt, repeat('x', 20000)) from awa.claim('q', 1) c")
 	status, stdout, stderr := awa(t.Context(), "jobs", "--json=false", "--timeout", "1m")
 	require.Zero(t, status, stderr)
 	assert.Less(t, len(stdout), 1500)
-	assert.Regexp(t, `\nThere may be more: --before-id \d+\n$`, stdout)
+	assert.Equal(t, 6, strings.Count(stdout, "\n"), stdout)
+	assert.Equal(t, 4, strings.Count(stdout, "(args of 3"), stdout)
 	jobs := readJSON[[]map[string]any](t, "jobs", "--timeout", "1m")
-	assert.Equal(t, json.Number("30000002"), jobs[0]["args_bytes"])
-	assert.Len(t, jobs[0]["args_start"], payloadStart)
+	require.Len(t, jobs, 5)
+	stored, err := jobs[0]["args_bytes"].(json.Number).Int64()
+	require.NoError(t, err)
+	assert.Less(t, stored, int64(1000000), "as it is stored: nothing takes it apart")
+	assert.Nil(t, jobs[0]["args_start"])
 	assert.Nil(t, jobs[0]["args"])
+	assert.Len(t, jobs[4]["last_error"], payloadStart)
+	jobs = readJSON[[]map[string]any](t, "jobs", "--limit", "4", "--timeout", "1m")
+	assert.Len(t, jobs, 4)
+}
+
+// A list that is not the whole says so, and where to go on, also as JSON.
+func TestListsThatAreNotTheWhole(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	t.Setenv("DATABASE_URL", databaseURL)
+	db := testdb.Connect(t, databaseURL)
+	tagged := enqueued(t, db, "select awa.enqueue('q', 'k', tags => '{vip}')")
+	execute(t, db, "select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000])) from generate_series(1, 11)",
+		`select awa.register_worker('host', array(select 'q' || n from generate_series(1, 120) n))`)
+	_, stdout, _ := onTerminal(t, 80, "jobs", "--tag", "vip")
+	assert.Regexp(t, `^None of the jobs that were looked at match.\nThere may be more: --before-id \d+\n$`, stdout)
+	status, stdout, stderr := awa(t.Context(), "jobs", "--tag", "vip")
+	assert.Zero(t, status)
+	assert.Equal(t, "[]\n", stdout)
+	var before string
+	_, err := fmt.Sscanf(stderr, "awa: There may be more: --before-id %s\n", &before)
+	require.NoError(t, err, stderr)
+	found := readJSON[[]map[string]any](t, "jobs", "--tag", "vip", "--before-id", before)
+	require.Len(t, found, 1)
+	assert.Equal(t, number(tagged), fmt.Sprint(found[0]["id"]))
+
+	_, stdout, stderr = awa(t.Context(), "jobs")
+	assert.Equal(t, 20, strings.Count(stdout, `"id": `))
+	assert.Regexp(t, `^awa: There may be more: --before-id \d+\n$`, stderr)
+	assert.Len(t, readJSON[[]any](t, "jobs", "--limit", "20"), 20, "so many were asked for")
+
+	_, stdout, _ = onTerminal(t, 3000, "workers")
+	assert.Contains(t, stdout, ", q100, … (120 in all)\n")
+	assert.Equal(t, json.Number("120"), readJSON[[]map[string]any](t, "workers")[0]["queue_count"])
 }
 
 // Wrong flags are named, and nothing of their values is shown.
@@ -448,6 +486,47 @@ func TestSchedulesAreMaskedAndWatched(t *testing.T) {
 	cancel()
 	assert.Zero(t, <-ended)
 	assert.Empty(t, stderr.String())
+}
+
+// What an error holds is masked wherever a command prints it.
+func TestErrorsAreMasked(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	t.Setenv("DATABASE_URL", databaseURL)
+	db := testdb.Connect(t, databaseURL)
+	const said = `said {"token": "hunter2", "a": "{\"password\": \"hunter2\"}"}`
+	var ids []string
+	for _, attempts := range []int{1, 5} {
+		ids = append(ids, number(enqueued(t, db, "select awa.enqueue('q', 'k', max_attempts => $1)", attempts)))
+		_, err := db.Exec(t.Context(), "select awa.fail(c.job_id, c.receipt, $1) from awa.claim('q', 1) c", said)
+		require.NoError(t, err)
+	}
+	_, err := db.Exec(t.Context(), `select awa.schedule('s', 'q', 'k', every => '1 day'),
+		awa.schedule('paused', 'q', 'k', every => '1 day'), awa.pause_schedule('paused', $1)`, said)
+	require.NoError(t, err)
+	_, err = db.Exec(t.Context(), "update awa.schedules set error = $1, failures = 1 where name = 's'", said)
+	require.NoError(t, err)
+	_, err = db.Exec(t.Context(), `select set_config('awa.actor', 'ada', false), awa.cancel($1, $2),
+		awa.start_change('cancel', '{"args": {"token": "hunter2"}}')`, ids[1], said)
+	require.NoError(t, err)
+	for _, command := range []string{
+		"jobs", "dlq", "job FAILED", "job FAILED --explain", "job CANCELLED", "job CANCELLED --explain", "job delete FAILED",
+		"schedules", "schedules explain s", "schedules explain paused", "schedules resume s", "changes", "health --all",
+	} {
+		args := strings.Fields(strings.NewReplacer("FAILED", ids[0], "CANCELLED", ids[1]).Replace(command))
+		flags := [][]string{{}}
+		if args[0] != "schedules" || len(args) == 1 {
+			flags = [][]string{{"--json"}, {"--json=false"}}
+		}
+		for _, more := range flags {
+			_, stdout, stderr := awa(t.Context(), append(slices.Clone(args), more...)...)
+			assert.NotContains(t, stdout+stderr, "hunter2", "%s %s", command, more)
+			if strings.HasPrefix(command, "job ") || command == "schedules explain s" {
+				assert.Contains(t, stdout, "***", "%s %s", command, more)
+			}
+		}
+	}
+	preview := readJSON[map[string]any](t, "jobs", "cancel", "--args", `{"token": "hunter2"}`)
+	assert.NotContains(t, fmt.Sprint(preview), "hunter2")
 }
 
 // Names that others choose stay within their cells.
