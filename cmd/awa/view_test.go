@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/jackc/pgx/v5"
@@ -524,6 +525,17 @@ func TestErrorsAreMasked(t *testing.T) {
 				assert.Contains(t, stdout, "***", "%s %s", command, more)
 			}
 		}
+	}
+	v := newView("top", time.Minute, "", io.Discard, io.Discard)
+	require.NoError(t, v.parse(nil, 0, nil))
+	require.NoError(t, v.open(t.Context()))
+	defer v.close()
+	for i, id := range []int64{1, 2} {
+		require.Equal(t, number(id), ids[i])
+		says, err := (&topSource{view: v}).explain(t.Context(), id)
+		require.NoError(t, err)
+		assert.NotContains(t, says, "hunter2")
+		assert.Contains(t, says, "***")
 	}
 	preview := readJSON[map[string]any](t, "jobs", "cancel", "--args", `{"token": "hunter2"}`)
 	assert.NotContains(t, fmt.Sprint(preview), "hunter2")
