@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/cmd/awa/ui"
@@ -28,7 +29,7 @@ type uiSite struct {
 
 // uiDatabase is a database that is shown.
 type uiDatabase struct {
-	name  string // shown
+	name  string // shown: each has its own
 	path  string // below the base path; "" for the only one
 	pool  *pgxpool.Pool
 	pages http.Handler
@@ -40,13 +41,17 @@ func newUISite(ctx context.Context, flags uiFlags, log *slog.Logger) (*uiSite, e
 		return nil, err
 	}
 	site := &uiSite{flags: flags, users: users}
-	for n, databaseURL := range flags.databaseURLs {
+	for _, databaseURL := range flags.databaseURLs {
 		pool, err := uiPool(ctx, databaseURL)
 		if err != nil {
 			site.close()
 			return nil, err
 		}
-		database := uiDatabase{name: pool.Config().ConnConfig.Database, pool: pool}
+		site.databases = append(site.databases, uiDatabase{pool: pool})
+	}
+	nameDatabases(site.databases)
+	for n := range site.databases {
+		database := &site.databases[n]
 		options := ui.Options{
 			Prefix: flags.basePath, PrefixOf: site.forwarded, Log: log, Name: database.name, Mask: flags.masks,
 			User: userOf,
@@ -62,15 +67,37 @@ func newUISite(ctx context.Context, flags uiFlags, log *slog.Logger) (*uiSite, e
 			}
 			options.Home = func(r *http.Request) string { return site.base(r) + "/" }
 		}
-		database.pages, err = ui.New(pool, options)
+		database.pages, err = ui.New(database.pool, options)
 		if err != nil {
-			pool.Close()
 			site.close()
 			return nil, err
 		}
-		site.databases = append(site.databases, database)
 	}
 	return site, nil
+}
+
+// nameDatabases gives databases names that differ: of those of one name, each has its server's, too, and a number where
+// that is the same.
+func nameDatabases(databases []uiDatabase) {
+	names, servers := map[string]int{}, map[string]int{}
+	server := func(config *pgx.ConnConfig) string {
+		return config.Database + " at " + net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
+	}
+	for _, database := range databases {
+		config := database.pool.Config().ConnConfig
+		names[config.Database]++
+		servers[server(config)]++
+	}
+	for n := range databases {
+		config := databases[n].pool.Config().ConnConfig
+		databases[n].name = config.Database
+		if names[config.Database] > 1 {
+			databases[n].name = server(config)
+		}
+		if servers[server(config)] > 1 {
+			databases[n].name += " (" + strconv.Itoa(n+1) + ")"
+		}
+	}
 }
 
 func (s *uiSite) close() {

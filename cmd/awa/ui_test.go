@@ -208,3 +208,21 @@ func TestUIBehindAProxy(t *testing.T) {
 		assert.Equal(t, 2, status, role)
 	}
 }
+
+// Databases of one name can be told apart, on the list and on their pages.
+func TestUIOfDatabasesOfOneName(t *testing.T) {
+	site := newTestSite(t, uiFlags{databaseURLs: []string{
+		"postgres://u:hunter2@prod.invalid/app", "postgres://u@staging.invalid:6432/app", "postgres://u@prod.invalid/other",
+		"postgres://u@[::1]/twice", "postgres://v@[::1]/twice",
+	}})
+	list := ask(site, "localhost", "127.0.0.1", "/").Body.String()
+	for n, name := range []string{
+		"app at prod.invalid:5432", "app at staging.invalid:6432", "other", "twice at [::1]:5432 (4)",
+		"twice at [::1]:5432 (5)",
+	} {
+		assert.Contains(t, list, fmt.Sprintf(`<a href="/db/%d/">%s</a>`, n+1, name))
+		page := ask(site, "localhost", "127.0.0.1", fmt.Sprintf("/db/%d/nonsense", n+1)).Body.String()
+		assert.Contains(t, page, "· "+name+" ·")
+	}
+	assert.NotContains(t, list, "hunter2")
+}

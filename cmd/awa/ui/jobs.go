@@ -33,9 +33,9 @@ const jobColumns = `
 const (
 	jobsSQL = `
 		select ` + jobColumns + `
-		  from awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5, tag => $6,
-		         args => $7, group_key => $8) j`
-	// list_jobs has no filter by time, and scan_jobs returns ids.
+		  from awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5) j`
+	// list_jobs does not say where to go on when it has read 100,000 entries and found few of a tag, a group or arguments,
+	// and has no filter by time. scan_jobs returns ids.
 	scanSQL = `
 		select s.next_before_id, coalesce(s.job_ids[1:$3], '{}'), coalesce(cardinality(s.job_ids), 0) > $3
 		  from awa.scan_jobs(filter => $1, before_id => $2) s`
@@ -108,11 +108,11 @@ func jobsPage(p *page) (string, any) {
 		return "jobs", v
 	}
 	hint := "Narrow the filter: name a state and a queue."
-	if f.Tag != nil || f.GroupKey != nil || f.Args != nil || f.Before != nil {
-		p.patience = 3 // nothing indexes these: up to 100,000 entries are read
+	if f.isDeep() {
+		p.patience = 3
 	}
 	v.Jobs = read(p, hint, func(q queryer) (jobsFound, error) {
-		if f.Before != nil {
+		if f.isDeep() {
 			return f.scan(q, before)
 		}
 		return f.list(q, before)
@@ -132,9 +132,14 @@ func (found jobsFound) mask(masker *mask.Masker) {
 	}
 }
 
+// isDeep says whether nothing indexes what is looked for, so that up to 100,000 entries are read.
+func (f filter) isDeep() bool {
+	return f.Tag != nil || f.GroupKey != nil || f.Args != nil || f.Before != nil
+}
+
 // list returns a page by list_jobs.
 func (f filter) list(q queryer, before *int64) (found jobsFound, err error) {
-	found.Rows, err = rowsOf[jobRow](q, jobsSQL, f.Queue, f.State, f.Kind, before, jobsLength, f.Tag, f.Args, f.GroupKey)
+	found.Rows, err = rowsOf[jobRow](q, jobsSQL, f.Queue, f.State, f.Kind, before, jobsLength)
 	// A page that is not full may be the last one, or one with large jobs.
 	if n := len(found.Rows); n > 0 {
 		found.Next = &found.Rows[n-1].ID
@@ -142,7 +147,7 @@ func (f filter) list(q queryer, before *int64) (found jobsFound, err error) {
 	return found, err
 }
 
-// scan returns a page of a filter that list_jobs does not have. It may be empty before the last one.
+// scan returns a page of a filter that is deep. It may be empty before the last one.
 func (f filter) scan(q queryer, before *int64) (found jobsFound, err error) {
 	text, err := json.Marshal(f)
 	if err != nil {

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"html"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -93,5 +94,28 @@ func TestPagesOfManyJobs(t *testing.T) {
 		text := s.page(address)
 		t.Logf("%6d ms %7d bytes %s", time.Since(began).Milliseconds(), len(text), address)
 		assert.Less(t, len(text), 150_000, address)
+	}
+}
+
+// A job with a tag, a group or arguments that few others have is found, however many there are after it: a page without
+// jobs says that there are older ones, and leads to them.
+func TestFewMatchAmongMany(t *testing.T) {
+	s := newSite(t, Options{})
+	s.execute(
+		`select awa.enqueue('q', 'k', '{"rare": 1}', tags => '{rare}', group_key => 'rare')`,
+		`select count(*) from generate_series(1, 105) n, lateral (
+		   select awa.enqueue_batch(jsonb_agg(jsonb_build_object('queue', 'q', 'kind', 'k',
+		     'args', jsonb_build_object('n', n + m)))) from generate_series(1, 1000) m) e`,
+		`select awa.fold()`)
+	id := regexp.MustCompile(`<th scope="row"><a href="/job/(\d+)"`)
+	for _, query := range []string{"tag=rare", "group=rare", "tag=rare&state=available&queue=q"} {
+		assert.Contains(t, s.page("/jobs?"+query), "There are older ones.", query)
+		assert.Len(t, s.all("/jobs?"+query, id), 1, query)
+	}
+	search := url.Values{"args": {`{"rare": 1}`}}
+	first := s.post("/jobs", search).Body.String()
+	older := regexp.MustCompile(`action="(/jobs\?before=\d+)"`).FindStringSubmatch(first)
+	if assert.NotNil(t, older, first) {
+		assert.Regexp(t, id, s.post(older[1], search).Body.String())
 	}
 }
