@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,13 +37,14 @@ while this program runs.
   --base-path PATH         the path below which a proxy shows the pages: /awa
   --trusted-proxy NETWORK  an address, or a network as 10.0.0.0/8, whose X-Forwarded-Prefix and user's name
                            are believed
-  --host NAME              a name under which browsers know the pages, beside those of this machine
+  --host NAME              a name under which browsers know the pages, beside those of this machine; needed
+                           where a proxy at this machine names the user
   --mask PATTERN           a key, as email or *phone*, whose values are not shown, beside those of passwords,
                            tokens and the like
   --password-file FILE     names and passwords of users, as htpasswd -B writes them
   --user-header NAME       the header in which a trusted proxy names the user, as X-Remote-User
-  --role USER=ROLE         the database role of a user; * stands for all others. Without any, all have the
-                           rights of the login
+  --role USER=ROLE         the database role of a user, behind the last =; * stands for all others. Without
+                           any, all have the rights of the login
   --allow-changes          offer to cancel and retry jobs, and to pause and resume queues, where the database
                            role may do that
 
@@ -103,7 +105,8 @@ func (f *uiFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&f.userHeader, "user-header", "", "")
 	flags.BoolVar(&f.allowChanges, "allow-changes", false, "")
 	flags.Func("role", "", func(value string) error {
-		user, role, _ := strings.Cut(value, "=")
+		at := max(strings.LastIndex(value, "="), 0) // the name may be one of LDAP, as cn=ada,ou=people
+		user, role := value[:at], strings.TrimPrefix(value[at:], "=")
 		if user == "" || role == "" || role == "none" {
 			return errors.New("should be a user and a database role, as ada=operator, or *=viewer for all others")
 		}
@@ -134,11 +137,19 @@ func (f *uiFlags) check() error {
 		return errors.New("either --password-file or --user-header says who asks, not both")
 	case f.userHeader != "" && len(f.proxies) == 0:
 		return errors.New("which proxy names the user? Pass --trusted-proxy")
+	case f.userHeader != "" && len(f.hosts) == 0 && slices.ContainsFunc(f.proxies, holdsLoopback):
+		return errors.New("the proxy at this machine names the user, and so could any page in a browser here: say with " +
+			"--host under which names browsers know the pages")
 	case f.passwordFile == "" && f.userHeader == "" && !isLoopback(f.listen):
 		return errors.New("without --password-file or --user-header the pages ask for no login, so they can be served " +
 			"to this machine alone: listen at 127.0.0.1")
 	}
 	return nil
+}
+
+// holdsLoopback says whether a network has addresses of this machine alone.
+func holdsLoopback(network netip.Prefix) bool {
+	return network.Overlaps(netip.MustParsePrefix("127.0.0.0/8")) || network.Contains(netip.IPv6Loopback())
 }
 
 // isLoopback says whether an address to listen at is reached from this machine alone.

@@ -36,7 +36,7 @@ type uiDatabase struct {
 }
 
 func newUISite(ctx context.Context, flags uiFlags, log *slog.Logger) (*uiSite, error) {
-	users, err := newUIUsers(flags)
+	users, err := newUIUsers(flags, log)
 	if err != nil {
 		return nil, err
 	}

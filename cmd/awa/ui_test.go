@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,7 +14,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -152,6 +156,7 @@ func TestUIPasswords(t *testing.T) {
 	site := newTestSite(t, uiFlags{
 		databaseURLs: []string{testdb.URL(t)}, passwordFile: file, roles: map[string]string{"ada": "awa_reader"},
 	})
+	site.users.failing = 0
 	for credentials, want := range map[string]int{
 		"": 401, "ada:right": 200, "ada:wrong": 401, "ada:": 401, ":right": 401, "eve:right": 401, "ADA:right": 401,
 		"bob:right": 403, "*:right": 403, "eve:nobody's": 401,
@@ -174,7 +179,7 @@ func TestUIPasswords(t *testing.T) {
 	assert.Equal(t, 200, ask(site, "localhost", "127.0.0.1", "/healthz").Code)
 	for _, text := range []string{"", "ada", "ada:right", ":" + string(hash), "ada:$2y$31$" + string(hash)[7:]} {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		_, err := newUIUsers(uiFlags{passwordFile: file})
+		_, err := newUIUsers(uiFlags{passwordFile: file}, slog.Default())
 		assert.Error(t, err, text)
 	}
 }
@@ -225,4 +230,89 @@ func TestUIOfDatabasesOfOneName(t *testing.T) {
 		assert.Contains(t, page, "· "+name+" ·")
 	}
 	assert.NotContains(t, list, "hunter2")
+}
+
+// Where a proxy at this machine names the user, no page of an attacker's does, by a name that leads here.
+func TestUIBehindAProxyHere(t *testing.T) {
+	flags := uiFlags{
+		databaseURLs: []string{testdb.URL(t)}, listen: "127.0.0.1:0", userHeader: "X-Remote-User",
+	}
+	for _, network := range []string{"0.0.0.0/0", "::/0", "127.1.0.0/16", "::1/128", "127.0.0.1/32"} {
+		flags.proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix(network)}
+		assert.ErrorContains(t, flags.check(), "--host", network)
+	}
+	flags.hosts = []string{"queue.example.com"}
+	require.NoError(t, flags.check())
+	site := newTestSite(t, flags)
+	assert.Equal(t, 421, ask(site, "evil.example", "127.0.0.1", "/", "X-Remote-User", "ada").Code)
+	assert.Equal(t, 200, ask(site, "queue.example.com", "127.0.0.1", "/", "X-Remote-User", "ada").Code)
+}
+
+// A wrong password takes as long for a name that there is not as for one that there is, and is logged without what may
+// be a secret; who guesses much is told to come again, and who has entered stays.
+func TestUIGuessing(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "passwords")
+	cheap, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
+	require.NoError(t, err)
+	dear, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost+2)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "ada:%s\nbob:%s\n", cheap, dear), 0o600))
+	synctest.Test(t, func(t *testing.T) { // where the clock stands still while something is computed
+		var log bytes.Buffer
+		u, err := newUIUsers(uiFlags{passwordFile: file}, slog.New(slog.NewTextHandler(&log, nil)))
+		require.NoError(t, err)
+		cost, err := bcrypt.Cost(u.comparable)
+		require.NoError(t, err)
+		assert.Equal(t, bcrypt.MinCost+2, cost)
+		enter := func(name, password string) int {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.SetBasicAuth(name, password)
+			w := httptest.NewRecorder()
+			if _, ok := u.enter(w, r, false); ok {
+				return 200
+			}
+			return w.Code
+		}
+		for name, password := range map[string]string{"ada": "wrong", "bob": "wrong", "hunter2": "right"} {
+			began := time.Now()
+			assert.Equal(t, 401, enter(name, password), name)
+			assert.Equal(t, u.failing, time.Since(began), name)
+		}
+		assert.GreaterOrEqual(t, u.failing, time.Second)
+		began := time.Now()
+		assert.Equal(t, 200, enter("ada", "right"))
+		assert.Zero(t, time.Since(began))
+		assert.Equal(t, 2, strings.Count(log.String(), "user=ada")+strings.Count(log.String(), "user=bob"))
+		assert.Equal(t, 1, strings.Count(log.String(), "user=unknown"))
+		assert.NotContains(t, log.String(), "hunter2")
+
+		var guesses sync.WaitGroup
+		for range mostWaiting {
+			guesses.Go(func() { assert.Equal(t, 401, enter("ada", "guess")) })
+		}
+		synctest.Wait()
+		assert.Equal(t, 503, enter("bob", "guess"))
+		assert.Equal(t, 200, enter("ada", "right"))
+		guesses.Wait()
+		assert.Equal(t, 200, enter("bob", "right"))
+	})
+}
+
+// A user whose name differs in upper and lower case alone is not one of all others; names of LDAP have roles.
+func TestUIRoles(t *testing.T) {
+	flags := uiFlags{}
+	set := flag.NewFlagSet("ui", flag.ContinueOnError)
+	set.String("database-url", "", "")
+	flags.define(set)
+	require.NoError(t, set.Parse([]string{"--role=ada=viewer", "--role=cn=bob,dc=example=editor", "--role=*=all"}))
+	u, err := newUIUsers(flags, slog.Default())
+	require.NoError(t, err)
+	for name, want := range map[string]string{
+		"ada": "viewer", "Ada": "", "ADA": "", "adam": "all", "cn=bob,dc=example": "editor", "CN=bob,dc=example": "",
+		"*": "all",
+	} {
+		role, has := u.roleOf(name)
+		assert.Equal(t, want, role, name)
+		assert.Equal(t, want != "", has, name)
+	}
 }

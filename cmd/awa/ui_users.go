@@ -9,10 +9,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -25,19 +27,26 @@ type uiUsers struct {
 	header     string            // of the proxy; "" for none
 	roles      map[string]string // of the database, by names, and "*" for all others; nil for the login's own
 	mayChange  bool
+	log        *slog.Logger
+	waiting    chan struct{} // holds those whose password is to be compared, or was wrong
 	comparing  chan struct{} // holds few comparisons at a time: each takes some time
+	failing    time.Duration // how long a wrong password takes at least
 	key        []byte        // of what is known
 	mutex      sync.Mutex
 	known      map[string][]byte // names to what proves the password that was right for them
-	comparable []byte            // a hash for names that there are not, so that they take as long
+	comparable []byte            // a hash for names that there are not, which takes as long as the slowest of the others
 }
+
+// mostWaiting is how many passwords wait to be compared, or were wrong a moment ago.
+const mostWaiting = 32
 
 // userKey is the key of the context that holds a ui.User.
 type userKey struct{}
 
-func newUIUsers(f uiFlags) (*uiUsers, error) {
+func newUIUsers(f uiFlags, log *slog.Logger) (*uiUsers, error) {
 	u := &uiUsers{
-		header: f.userHeader, roles: f.roles, mayChange: f.allowChanges, comparing: make(chan struct{}, 2),
+		header: f.userHeader, roles: f.roles, mayChange: f.allowChanges, log: log,
+		waiting: make(chan struct{}, mostWaiting), comparing: make(chan struct{}, 2), failing: time.Second,
 		known: map[string][]byte{}, key: make([]byte, 32),
 	}
 	rand.Read(u.key)
@@ -49,9 +58,12 @@ func newUIUsers(f uiFlags) (*uiUsers, error) {
 		if u.passwords, err = readPasswords(text); err != nil {
 			return nil, err
 		}
-		if u.comparable, err = bcrypt.GenerateFromPassword([]byte("nobody's"), bcrypt.DefaultCost); err != nil {
+		if u.comparable, err = bcrypt.GenerateFromPassword([]byte("nobody's"), highestCost(u.passwords)); err != nil {
 			return nil, err
 		}
+		began := time.Now()
+		_ = bcrypt.CompareHashAndPassword(u.comparable, nil)
+		u.failing += 4 * time.Since(began) // whether or not there is a user of that name, and whatever the user's hash costs
 	}
 	return u, nil
 }
@@ -78,6 +90,15 @@ func readPasswords(text []byte) (map[string][]byte, error) {
 	return passwords, lines.Err()
 }
 
+// highestCost returns that of the hash that takes longest to compare.
+func highestCost(passwords map[string][]byte) (highest int) {
+	for _, hash := range passwords {
+		cost, _ := bcrypt.Cost(hash) // readPasswords has looked
+		highest = max(highest, cost)
+	}
+	return highest
+}
+
 // areAsked says whether users have to say who they are.
 func (u *uiUsers) areAsked() bool { return u.passwords != nil || u.header != "" }
 
@@ -95,7 +116,18 @@ func (u *uiUsers) enter(w http.ResponseWriter, r *http.Request, isProxy bool) (*
 	case u.passwords != nil:
 		var password string
 		var isSaid bool
-		if name, password, isSaid = r.BasicAuth(); !isSaid || !u.isRight(r.Context(), name, password) {
+		if name, password, isSaid = r.BasicAuth(); isSaid {
+			var isBusy bool
+			if isSaid, isBusy = u.isRight(r.Context(), name, password); isBusy {
+				w.Header().Set("Retry-After", "10")
+				http.Error(w, "Too many ask to enter now: try again.", http.StatusServiceUnavailable)
+				return nil, false
+			}
+			if !isSaid {
+				u.logWrong(r, name)
+			}
+		}
+		if !isSaid {
 			w.Header().Set("WWW-Authenticate", `Basic realm="Awa", charset="UTF-8"`)
 			http.Error(w, "Say who you are.", http.StatusUnauthorized)
 			return nil, false
@@ -103,10 +135,7 @@ func (u *uiUsers) enter(w http.ResponseWriter, r *http.Request, isProxy bool) (*
 	}
 	user := ui.User{Name: name, MayChange: u.mayChange}
 	if u.roles != nil {
-		role, has := u.roles[name]
-		if !has || name == "*" {
-			role, has = u.roles["*"]
-		}
+		role, has := u.roleOf(name)
 		if !has {
 			http.Error(w, "You have no role in the database: see --role.", http.StatusForbidden)
 			return nil, false
@@ -116,8 +145,33 @@ func (u *uiUsers) enter(w http.ResponseWriter, r *http.Request, isProxy bool) (*
 	return r.WithContext(context.WithValue(r.Context(), userKey{}, user)), true
 }
 
-// isRight says whether a password is a user's. One that was right is known again at once; others take some time.
-func (u *uiUsers) isRight(ctx context.Context, name, password string) bool {
+// roleOf returns the database role of a user. A name that differs from one that has a role in upper and lower case
+// alone has none, and not that of all others: it may be the same user, or another one.
+func (u *uiUsers) roleOf(name string) (role string, has bool) {
+	if role, has = u.roles[name]; has && name != "*" {
+		return role, true
+	}
+	for user := range u.roles {
+		if user != name && strings.EqualFold(user, name) {
+			return "", false
+		}
+	}
+	role, has = u.roles["*"]
+	return role, has
+}
+
+// logWrong logs that somebody has said a wrong password. A name that is none of a user's is left out: it may be a
+// password in the wrong place.
+func (u *uiUsers) logWrong(r *http.Request, name string) {
+	if _, isUser := u.passwords[name]; !isUser {
+		name = "unknown"
+	}
+	u.log.WarnContext(r.Context(), "a wrong password", "user", name, "from", r.RemoteAddr)
+}
+
+// isRight says whether a password is a user's. One that was right is known again at once. A wrong one takes some time,
+// which is the same whether there is such a user or not. It is busy where too many ask.
+func (u *uiUsers) isRight(ctx context.Context, name, password string) (isRight, isBusy bool) {
 	mac := hmac.New(sha256.New, u.key)
 	fmt.Fprintf(mac, "%d:%s%s", len(name), name, password)
 	proof := mac.Sum(nil)
@@ -125,25 +179,46 @@ func (u *uiUsers) isRight(ctx context.Context, name, password string) bool {
 	isKnown := hmac.Equal(proof, u.known[name])
 	u.mutex.Unlock()
 	if isKnown {
-		return true
+		return true, false
 	}
 	select {
+	case u.waiting <- struct{}{}:
+		defer func() { <-u.waiting }()
+	default:
+		return false, true
+	}
+	if u.compare(ctx, name, password) {
+		u.mutex.Lock()
+		u.known[name] = proof
+		u.mutex.Unlock()
+		return true, false
+	}
+	return false, false
+}
+
+// compare says whether a password is a user's, and takes its time where it is not.
+func (u *uiUsers) compare(ctx context.Context, name, password string) bool {
+	select {
 	case u.comparing <- struct{}{}:
-		defer func() { <-u.comparing }()
 	case <-ctx.Done():
 		return false
 	}
+	failed := time.NewTimer(u.failing)
+	defer failed.Stop()
 	hash, isUser := u.passwords[name]
 	if !isUser {
 		hash = u.comparable
 	}
-	if bcrypt.CompareHashAndPassword(hash, []byte(password)) != nil || !isUser {
-		return false
+	err := bcrypt.CompareHashAndPassword(hash, []byte(password))
+	<-u.comparing // what follows costs nothing
+	if err == nil && isUser {
+		return true
 	}
-	u.mutex.Lock()
-	u.known[name] = proof
-	u.mutex.Unlock()
-	return true
+	select {
+	case <-failed.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // userOf returns who asks, as enter found.

@@ -3,6 +3,7 @@ package ui
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,38 +108,87 @@ func (p *page) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a := actions[at]
-	back, subject := p.Link("/queue", "name", form.Get("queue")), any(form.Get("queue"))
+	queue, err := url.QueryUnescape(form.Get("queue"))
+	if queue = clean(queue); a.isOfQueue && (err != nil || queue == "") {
+		refuse(http.StatusBadRequest, "The queue has no name that can be read.")
+		return
+	}
+	back, subject, looked := p.Link("/queue", "name", queue), any(queue), queueStateSQL
 	if !a.isOfQueue {
 		id, refused := idOf(form.Get("job"))
 		if id == nil || refused != "" {
 			refuse(http.StatusBadRequest, "The id of a job is a whole number.")
 			return
 		}
-		back, subject = p.JobLink(*id), *id
+		back, subject, looked = p.JobLink(*id), *id, jobStateSQL
 	}
 	arguments := []any{subject}
 	if a.takeReason {
 		arguments = append(arguments, optional(clean(strings.TrimSpace(form.Get("reason")))))
 	}
 	p.patience = 2 // it may wait for claim_wait
-	err := p.transaction(pgx.ReadWrite, func(q queryer) error {
+	log := p.h.options.Log.With("action", a.Name, "database", p.Database, "user", strconv.Quote(p.user.Name))
+	if a.isOfQueue {
+		log = log.With("queue", strconv.Quote(queue))
+	} else {
+		log = log.With("job", subject)
+	}
+	err = p.transaction(pgx.ReadWrite, func(q queryer) error {
+		if err := expect(q, looked, subject, form.Get("seen")); err != nil {
+			return err
+		}
 		_, err := q.Exec(q, a.statement, arguments...)
 		return err
 	})
 	if err != nil {
 		status, text := failedAction(err)
-		p.h.options.Log.WarnContext(p.ctx, "an action failed", "action", a.Name, "error", err)
+		log.WarnContext(p.ctx, "an action failed", "error", err)
 		refuse(status, text)
 		return
 	}
-	p.h.options.Log.InfoContext(p.ctx, "an action was done", "action", a.Name, "user", strconv.Quote(p.user.Name))
+	log.InfoContext(p.ctx, "an action was done")
 	http.Redirect(w, r, back, http.StatusSeeOther)
+}
+
+// What a job or a queue is like; no row where there is none.
+const (
+	jobStateSQL   = `select j.state::text from awa.job($1) j`
+	queueStateSQL = `select case when q.paused_at is null then 'open' else 'paused' end
+		  from awa.list_queues() q where q.queue = $1`
+)
+
+// changedError says that a job or a queue is not what the user has seen, or is not there.
+type changedError struct{ now string }
+
+func (e changedError) Error() string {
+	if e.now == "" {
+		return "it is not there"
+	}
+	return "it is " + e.now + " now"
+}
+
+// expect refuses to act on what is not there, or, where the form says what the user has seen, is not so any more: a
+// page may be old, and may have changed under the pointer.
+func expect(q queryer, sql string, subject any, seen string) error {
+	row, err := rowOf[struct{ State string }](q, sql, subject)
+	switch {
+	case err != nil:
+		return err
+	case row == nil:
+		return changedError{}
+	case seen != "" && row.State != seen:
+		return changedError{row.State}
+	}
+	return nil
 }
 
 // failedAction says why an action was not done.
 func failedAction(err error) (status int, text string) {
 	var pgErr *pgconn.PgError
+	var changed changedError
 	switch {
+	case errors.As(err, &changed):
+		return http.StatusConflict, "Not done: " + changed.Error() + ". Look again."
 	case !errors.As(err, &pgErr):
 		return http.StatusServiceUnavailable, "The database can't be reached. Look whether it was done."
 	case pgErr.Code == "42501":

@@ -2,9 +2,11 @@ package ui
 
 import (
 	"context"
+	"html"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -133,4 +135,44 @@ func TestActions(t *testing.T) {
 
 	// The role ended with each transaction: the next reader of the connection does not have it.
 	assert.Equal(t, http.StatusForbidden, s.post("/act", cancel, "X-Name", "viewer").Code)
+}
+
+// What the log says of an action names who did what to which job or queue; no action makes a queue, and none is done to
+// what has changed since the page was read.
+func TestActionsOnWhatWasSeen(t *testing.T) {
+	s := newTeam(t)
+	s.withOperator()
+	id := s.enqueue("q", "k", `{}`)
+	s.enqueue("a\nb", "k", `{}`)
+	act := func(pairs ...string) int {
+		form := url.Values{}
+		for i := 0; i < len(pairs); i += 2 {
+			form.Set(pairs[i], pairs[i+1])
+		}
+		return s.post("/act", form, "X-Name", "ada").Code
+	}
+	assert.Equal(t, http.StatusSeeOther, act("action", "pause", "queue", "q"))
+	assert.Regexp(t, `action=pause database=awa_test_\w+ user="\\"ada\\"" queue="\\"q\\""`, s.log.String())
+
+	assert.Equal(t, http.StatusConflict, act("action", "pause", "queue", "new"))
+	assert.Equal(t, http.StatusNotFound, s.get("/queue?name=new").Code)
+	assert.Equal(t, http.StatusBadRequest, act("action", "pause", "queue", ""))
+	assert.Equal(t, http.StatusBadRequest, act("action", "pause", "queue", "%zz"))
+
+	// The form of a queue whose name has the end of a line names it as a browser sends it.
+	request := httptest.NewRequest("GET", "/queue?name=a%0Ab", nil)
+	request.Header.Set("X-Name", "ada")
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, request)
+	name := regexp.MustCompile(`name="queue" value="([^"]*)"`).FindStringSubmatch(w.Body.String())
+	require.NotNil(t, name)
+	name[1] = strings.ReplaceAll(html.UnescapeString(name[1]), "\n", "\r\n")
+	assert.Equal(t, http.StatusSeeOther, act("action", "pause", "queue", name[1], "seen", "open"))
+	assert.Contains(t, s.page("/queue?name=a%0Ab"), "Paused since")
+
+	assert.Equal(t, http.StatusConflict, act("action", "pause", "queue", "q", "seen", "open"))
+	assert.Equal(t, http.StatusConflict, act("action", "cancel", "job", id, "seen", "scheduled"))
+	assert.Equal(t, "available", s.state(id))
+	assert.Equal(t, http.StatusSeeOther, act("action", "cancel", "job", id, "seen", "available"))
+	assert.Contains(t, s.log.String(), " job="+id+"\n")
 }

@@ -28,7 +28,7 @@ type auditView struct {
 // auditPage counts all jobs where that was asked for: it reads all that are kept.
 func auditPage(p *page) (string, any) {
 	p.Title, p.Section = "Audit", "audit"
-	v := auditView{page: p, IsAsked: p.Get("run") != ""}
+	v := auditView{page: p, IsAsked: p.isAsked}
 	if !v.IsAsked {
 		return "audit", v
 	}

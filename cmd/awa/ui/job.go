@@ -77,7 +77,7 @@ const (
 	jobSQL = `
 		select j.id, j.kind, j.queue, j.state::text, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at,
 		       j.attempted_at, j.finalized_at, '{}'::text[], j.group_key, null::text, null::text,
-		       j.deadline_at, j.heartbeat_at, j.expires_at, j.unique_key, j.worker_id, j.receipt, j.tags[1:100],
+		       j.deadline_at, j.heartbeat_at, j.expires_at, j.unique_key, j.worker_id, j.receipt, j.tags[1:101],
 		       awa.explain_job(j.id)
 		  from awa.job($1) j`
 	valuesSQL = `
@@ -132,7 +132,7 @@ func (h *Handler) serveJob(w http.ResponseWriter, p *page, rest string) {
 		}
 		job.Actions = offered(may, job.State)
 		job.mask(h.masker)
-		job.Timeline = newTimeline(job)
+		job.Timeline = newTimeline(job, p.clock())
 		return job, nil
 	})
 	if v.Job.Failed == "" && v.Job.Data == nil {
@@ -142,8 +142,20 @@ func (h *Handler) serveJob(w http.ResponseWriter, p *page, rest string) {
 	p.send(w, http.StatusOK, "job", v)
 }
 
-// download sends one value of a job whole.
+// download sends one value of a job whole. It is in memory until it is sent, so few are sent at a time.
 func (p *page) download(w http.ResponseWriter, id int64, part string) {
+	wait := time.NewTimer(p.h.options.Timeout)
+	defer wait.Stop()
+	select {
+	case p.h.large <- struct{}{}:
+		defer func() { <-p.h.large }()
+	case <-p.ctx.Done():
+		return
+	case <-wait.C:
+		w.Header().Set("Retry-After", "60")
+		p.send(w, http.StatusServiceUnavailable, "message", p.message("Others download now: try again."))
+		return
+	}
 	result := read(p, "Read it in psql.", func(q queryer) (*string, error) {
 		text, err := rowOf[struct{ Text *string }](q, wholeSQL, id, part)
 		if err != nil || text == nil {
@@ -161,6 +173,6 @@ func (p *page) download(w http.ResponseWriter, id int64, part string) {
 		header.Set("Content-Type", "application/json; charset=utf-8")
 		name := "job-" + strconv.FormatInt(id, 10) + "-" + part + ".json"
 		header.Set("Content-Disposition", `attachment; filename="`+name+`"`)
-		_, _ = w.Write(p.h.masker.JSON([]byte(*result.Data)))
+		p.write(w, p.h.masker.JSON([]byte(*result.Data)))
 	}
 }

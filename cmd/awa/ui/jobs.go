@@ -24,7 +24,7 @@ type jobRow struct {
 // jobColumns reads no large argument: to cut it, the server would have to take all of it apart.
 const jobColumns = `
 	j.id, j.kind, j.queue, j.state::text, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at, j.attempted_at,
-	j.finalized_at, j.tags[1:5], left(j.group_key, 100),
+	j.finalized_at, j.tags[1:6], left(j.group_key, 100),
 	case when pg_column_size(j.args) <= 4000 then left(j.args::text, 200)
 	     else '(' || pg_size_pretty(pg_column_size(j.args)::bigint) || ')' end,
 	case when pg_column_size(j.errors) <= 100000 then left(j.errors -> -1 ->> 'error', 200)

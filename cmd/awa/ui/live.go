@@ -17,6 +17,9 @@ const (
 	liveBeat     = 15 * time.Second // between two signs that the stream passes
 	mostFeeds    = 32               // different pages that are read for watchers
 	mostWatchers = 500
+
+	mostFeedsOfUser    = 8 // of somebody who has said a name
+	mostWatchersOfUser = 50
 )
 
 // feedKey is what makes two live pages the same: one reading serves all who watch it.
@@ -27,6 +30,7 @@ type feedKey struct {
 
 // feed reads a page again and again while somebody watches it.
 type feed struct {
+	user     string // whose page it was first
 	watchers map[chan []byte]bool
 	stop     context.CancelFunc
 	done     chan struct{}
@@ -37,14 +41,24 @@ type hub struct {
 	mutex    sync.Mutex
 	feeds    map[feedKey]*feed
 	watchers int
+	users    map[string]int // watchers by their names
 }
 
-// liveQuery is the part of an address that a page depends on, in one order.
-func liveQuery(query url.Values) string { return query.Encode() }
+// isFull says whether a user can't watch any more, or no page that nobody watches.
+func (b *hub) isFull(user string, isNew bool) bool {
+	feeds := 0
+	for _, f := range b.feeds {
+		if f.user == user {
+			feeds++
+		}
+	}
+	return b.watchers >= mostWatchers || isNew && len(b.feeds) >= mostFeeds ||
+		user != "" && (b.users[user] >= mostWatchersOfUser || isNew && feeds >= mostFeedsOfUser)
+}
 
 // Stream returns the address of the page's updates, or "" where it has none.
 func (p *page) Stream() string {
-	if _, isView := p.h.routes[p.path]; !isView || p.args != "" || p.path == "/audit" || p.status != http.StatusOK {
+	if p.h.routes[p.path].view == nil || p.args != "" || p.path == "/audit" || p.status != http.StatusOK {
 		return ""
 	}
 	here := p.path
@@ -55,18 +69,18 @@ func (p *page) Stream() string {
 }
 
 // watch returns a channel of the page's updates, and how to end that; nil when there are too many already.
-func (h *Handler) watch(key feedKey, query url.Values) (updates chan []byte, leave func()) {
+func (h *Handler) watch(key feedKey, query url.Values, user string) (updates chan []byte, leave func()) {
 	h.hub.mutex.Lock()
 	defer h.hub.mutex.Unlock()
 	f := h.hub.feeds[key]
-	if h.hub.watchers >= mostWatchers || f == nil && len(h.hub.feeds) >= mostFeeds {
+	if h.hub.isFull(user, f == nil) {
 		return nil, nil
 	}
 	if f == nil {
 		ctx, stop := context.WithCancel(context.Background())
-		f = &feed{watchers: map[chan []byte]bool{}, stop: stop, done: make(chan struct{})}
+		f = &feed{user: user, watchers: map[chan []byte]bool{}, stop: stop, done: make(chan struct{})}
 		if h.hub.feeds == nil {
-			h.hub.feeds = map[feedKey]*feed{}
+			h.hub.feeds, h.hub.users = map[feedKey]*feed{}, map[string]int{}
 		}
 		h.hub.feeds[key] = f
 		go h.run(ctx, f, key, query)
@@ -74,9 +88,13 @@ func (h *Handler) watch(key feedKey, query url.Values) (updates chan []byte, lea
 	updates = make(chan []byte, 1)
 	f.watchers[updates] = true
 	h.hub.watchers++
+	h.hub.users[user]++
 	return updates, func() {
 		h.hub.mutex.Lock()
 		h.hub.watchers--
+		if h.hub.users[user]--; h.hub.users[user] == 0 {
+			delete(h.hub.users, user)
+		}
 		delete(f.watchers, updates)
 		isLast := len(f.watchers) == 0
 		if isLast {
@@ -101,7 +119,7 @@ func (h *Handler) run(ctx context.Context, f *feed, key feedKey, query url.Value
 		}
 		p := h.newPage(ctx, key.base, User{Role: key.role, MayChange: key.mayChange})
 		p.path, p.query = key.path, query
-		name, data := h.routes[key.path](p)
+		name, data := h.routes[key.path].view(p)
 		var body bytes.Buffer
 		if err := templates[name].ExecuteTemplate(&body, "main", data); err != nil {
 			h.options.Log.ErrorContext(ctx, "the page can't be rendered", "page", name, "error", err)
@@ -122,13 +140,17 @@ func (h *Handler) run(ctx context.Context, f *feed, key feedKey, query url.Value
 	}
 }
 
+// dataLines begins each line of a text as one of data. All three of these end a line of a stream.
+var dataLines = strings.NewReplacer("\r\n", "\ndata: ", "\r", "\ndata: ", "\n", "\ndata: ")
+
 // serveStream sends the updates of a page as server-sent events until the reader leaves.
 func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request, p *page) {
 	if p.Stream() == "" {
 		http.Error(w, "This page has no updates.", http.StatusNotFound)
 		return
 	}
-	updates, leave := h.watch(feedKey{p.base, p.path, liveQuery(p.query), p.user.Role, p.user.MayChange}, p.query)
+	key := feedKey{p.base, p.path, p.query.Encode(), p.user.Role, p.user.MayChange}
+	updates, leave := h.watch(key, p.query, p.user.Name)
 	if updates == nil {
 		w.Header().Set("Retry-After", "60")
 		http.Error(w, "Too many pages are watched.", http.StatusServiceUnavailable)
@@ -155,7 +177,7 @@ func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request, p *page) {
 		case <-beat.C:
 			ok = send("event: beat\ndata:\n\n")
 		case body := <-updates:
-			ok = send("event: page\ndata: " + strings.ReplaceAll(string(body), "\n", "\ndata: ") + "\n\n")
+			ok = send("event: page\ndata: " + dataLines.Replace(string(body)) + "\n\n")
 		}
 	}
 }

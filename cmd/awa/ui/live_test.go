@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +48,19 @@ func (s *site) watching(server *httptest.Server, address string) *stream {
 	lines := bufio.NewScanner(response.Body)
 	lines.Buffer(nil, 10<<20)
 	return &stream{s.t, response.Header, lines, leave}
+}
+
+// refused says whether a page can't be watched now.
+func (s *site) refused(server *httptest.Server, address string) bool {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, "GET", server.URL+address, nil)
+	require.NoError(s.t, err)
+	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
+	require.NoError(s.t, err)
+	response.Body.Close()
+	return response.StatusCode == http.StatusServiceUnavailable && response.Header.Get("Retry-After") != ""
 }
 
 // next returns the data of the next event of a name.
@@ -127,10 +142,10 @@ func TestLivePagesAreFew(t *testing.T) {
 	for n := range mostFeeds {
 		streams = append(streams, s.watching(server, "/live/queues?search="+strings.Repeat("x", n)))
 	}
-	refused := s.get("/live/queues?search=other")
-	assert.Equal(t, http.StatusServiceUnavailable, refused.Code)
-	assert.NotEmpty(t, refused.Header().Get("Retry-After"))
+	assert.True(t, s.refused(server, "/live/queues?search=other"))
 	streams = append(streams, s.watching(server, "/live/queues?search=x"))
+	streams = append(streams, s.watching(server, "/live/queues?search=x&x=1"))
+	streams = append(streams, s.watching(server, "/live/queues?x=2&search=x&search=y&state=dead"))
 	assert.Equal(t, mostFeeds, h.feeds())
 	for _, w := range streams {
 		w.leave()
@@ -182,4 +197,69 @@ func TestPanelsEndInTime(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(text, `class="failed"`), text)
 	assert.Contains(t, text, "at minute 0")
 	assert.Contains(t, s.log.String(), "57014", "the server ends it")
+}
+
+// One user leaves room for others: for those who watch, and for those who read what is found soon.
+func TestOneUserLeavesRoom(t *testing.T) {
+	s := newSite(t, Options{Timeout: 20 * time.Second, User: func(r *http.Request) (User, bool) {
+		return User{Name: r.URL.Query().Get("user")}, true
+	}})
+	h := s.handler.(*Handler)
+	h.every = time.Hour
+	server := httptest.NewServer(s.handler)
+	t.Cleanup(server.Close)
+	var streams []*stream
+	for n := range mostFeedsOfUser {
+		streams = append(streams, s.watching(server, "/live/queues?user=ada&search="+strings.Repeat("x", n)))
+	}
+	assert.True(t, s.refused(server, "/live/queues?user=ada&search=other"))
+	streams = append(streams, s.watching(server, "/live/queues?user=bob&search=other"))
+	streams = append(streams, s.watching(server, "/live/queues?user=ada&search=other"))
+	for range mostWatchersOfUser - mostFeedsOfUser - 1 {
+		streams = append(streams, s.watching(server, "/live/queues?user=ada"))
+	}
+	assert.True(t, s.refused(server, "/live/queues?user=ada"))
+	streams = append(streams, s.watching(server, "/live/queues?user=bob"))
+	for _, w := range streams {
+		w.leave()
+	}
+	eventually(t, func() bool { return h.feeds() == 0 }, "no page is watched")
+	assert.Empty(t, h.hub.users)
+
+	s.execute(`create or replace function awa.scan_jobs(filter jsonb, before_id bigint default null)
+		  returns setof awa.scan_jobs_row language plpgsql stable as $$
+		begin
+		  perform pg_advisory_xact_lock(7);
+		  return query select null::bigint, null::bigint[];
+		end $$`, `select pg_advisory_lock(7)`)
+	ctx, leave := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	for n := range 10 {
+		readers.Go(func() {
+			request := httptest.NewRequest("GET", "/jobs?tag="+strconv.Itoa(n), nil)
+			s.handler.ServeHTTP(httptest.NewRecorder(), request.WithContext(ctx))
+		})
+	}
+	eventually(t, func() bool { return s.waiting() >= mostDeep }, "they are being read")
+	for range 10 {
+		s.page("/queues")
+	}
+	assert.Equal(t, mostDeep, s.waiting())
+	leave()
+	readers.Wait()
+	s.execute(`select pg_advisory_unlock(7)`)
+}
+
+// A text with any end of a line does not break a stream.
+func TestStreamOfCarriageReturns(t *testing.T) {
+	s := newSite(t, Options{})
+	s.handler.(*Handler).every = 10 * time.Millisecond
+	server := httptest.NewServer(s.handler)
+	t.Cleanup(server.Close)
+	watcher := s.watching(server, "/live/queues?search=one%0Dtwo%0D%0Athree%0Afour")
+	text := watcher.next("page")
+	assert.NotContains(t, text, "\r")
+	assert.Contains(t, text, "value=\"one\ntwo\nthree\nfour\"")
+	watcher.leave()
+	eventually(t, func() bool { return s.handler.(*Handler).feeds() == 0 }, "no page is watched")
 }

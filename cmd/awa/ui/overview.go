@@ -8,11 +8,31 @@ type finding struct {
 	Hint                           *string
 }
 
-const findingsSQL = `
-	select h.level, h.topic, left(h.subject, 200), left(h.message, 1000), left(h.hint, 1000)
-	  from awa.health() h
-	 where h.level <> 'ok'
-	 limit 50`
+const (
+	findingColumns = `h.level, h.topic, left(h.subject, 200), left(h.message, 1000), left(h.hint, 1000)`
+	findingsSQL    = `select ` + findingColumns + ` from awa.health() h where h.level <> 'ok' limit $1`
+)
+
+// mostFindings is how many findings a panel has.
+const mostFindings = 50
+
+// readFindings reads what health says, by a query whose argument is how many rows it may return.
+func readFindings(p *page, sql string) panel[[]finding] {
+	result := read(p, healthHint, func(q queryer) ([]finding, error) {
+		findings, err := rowsOf[finding](q, sql, mostFindings+1)
+		for i := range findings {
+			findings[i].Message = p.h.masker.Text(findings[i].Message)
+			maskText(p.h.masker, findings[i].Hint)
+		}
+		return findings, err
+	})
+	if len(result.Data) > mostFindings {
+		result.Data, result.IsMore = result.Data[:mostFindings], true
+	}
+	return result
+}
+
+const healthHint = "health reads the whole installation: call awa.health() in psql."
 
 // queueRow is a queue with its counts. The totals are those of all queues.
 type queueRow struct {
@@ -52,15 +72,7 @@ type overview struct {
 func overviewPage(p *page) (string, any) {
 	p.Title, p.Section = "Overview", "overview"
 	o := overview{page: p}
-	hint := "health reads the whole installation: call awa.health() in psql."
-	o.Health = read(p, hint, func(q queryer) ([]finding, error) {
-		findings, err := rowsOf[finding](q, findingsSQL)
-		for i := range findings {
-			findings[i].Message = p.h.masker.Text(findings[i].Message)
-			maskText(p.h.masker, findings[i].Hint)
-		}
-		return findings, err
-	})
+	o.Health = readFindings(p, findingsSQL)
 	o.Queues = read(p, "Look at one queue: /queue?name=…", func(q queryer) ([]queueRow, error) {
 		return rowsOf[queueRow](q, busiestSQL)
 	})

@@ -3,8 +3,10 @@ package ui
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
+	"time"
 )
 
 // page is a request for a page, and what every page shows.
@@ -17,8 +19,10 @@ type page struct {
 	query  url.Values
 	args   string // the filter by arguments, which is in no URL
 	status int
+	now    time.Time // of the database, when it was last read
 
-	patience int // how many times as long as usual a statement may take; 0 for 1
+	isAsked  bool // to do what takes long
+	patience int  // how many times as long as usual a statement may take; 0 for 1
 
 	Title    string
 	Section  string // of the navigation
@@ -48,11 +52,9 @@ func (p *page) link(path string, values url.Values) string {
 
 // Here returns the address of this page with parameters set, or removed where the value is empty.
 func (p *page) Here(pairs ...string) string {
-	values := url.Values{}
-	for name, value := range p.query {
-		if len(value) > 0 && value[0] != "" {
-			values.Set(name, value[0])
-		}
+	values := maps.Clone(p.query)
+	if values == nil {
+		values = url.Values{}
 	}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if values.Del(pairs[i]); pairs[i+1] != "" {
@@ -103,5 +105,25 @@ func (p *page) send(w http.ResponseWriter, status int, template string, data any
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // an error says that the reader has left
+	p.write(w, body.Bytes())
+}
+
+// write sends an answer in pieces. A reader that takes none of them for some time, or takes them so slowly that all of
+// it lasts for longer than its size allows, is left: what is sent is in memory until then.
+func (p *page) write(w http.ResponseWriter, body []byte) {
+	const piece = 64 << 10
+	control := http.NewResponseController(w)
+	last := time.Now().Add(4*p.h.patience + time.Duration(len(body)/piece)*time.Second)
+	for len(body) > 0 {
+		until := time.Now().Add(p.h.patience)
+		if until.After(last) {
+			until = last
+		}
+		_ = control.SetWriteDeadline(until) // a server that knows none has one of its own
+		n := min(len(body), piece)
+		if _, err := w.Write(body[:n]); err != nil {
+			return // the reader has left
+		}
+		body = body[n:]
+	}
 }

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"encoding/json"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -58,6 +59,20 @@ type queueView struct {
 	Name  string
 	Queue panel[*oneQueue]
 	Stats panel[[]chart]
+}
+
+// FormName is the queue's name for a form, in which a browser would make CR LF of the end of a line.
+func (v queueView) FormName() string { return url.QueryEscape(v.Name) }
+
+// Seen is what the reader of the page knows of the queue.
+func (v queueView) Seen() string { return pauseState(v.Queue.Data.PausedAt != nil) }
+
+// pauseState says in a word whether a queue is paused.
+func pauseState(isPaused bool) string {
+	if isPaused {
+		return "paused"
+	}
+	return "open"
 }
 
 // shownSettings are the settings of a queue, in the order in which they are shown.

@@ -17,6 +17,7 @@ type panel[T any] struct {
 	Hint    string // what to do then
 	At      time.Time
 	IsEmpty bool // there is nothing to show, as asked for
+	IsMore  bool // than what is shown
 }
 
 // queryer is what a panel reads with.
@@ -28,9 +29,12 @@ type queryer struct {
 // read reads a panel. The hint says how to make it cheaper, for the case that it takes too long.
 func read[T any](p *page, hint string, do func(queryer) (T, error)) panel[T] {
 	result := panel[T]{At: time.Now()}
-	err := p.transaction(pgx.ReadOnly, func(q queryer) (err error) {
-		result.Data, err = do(q)
-		return err
+	err := p.inTurn(func() error {
+		return p.transaction(pgx.ReadOnly, func(q queryer) (err error) {
+			result.At = p.now
+			result.Data, err = do(q)
+			return err
+		})
 	})
 	if err == nil {
 		return result
@@ -44,8 +48,30 @@ func read[T any](p *page, hint string, do func(queryer) (T, error)) panel[T] {
 	return result
 }
 
-// transaction runs what is given as the user: with the user's role, within the time for a panel, and with the names of
-// PostgreSQL alone where no schema is named. All of it ends with the transaction, so that it holds behind pgbouncer.
+// errBusy says that others read for long already.
+var errBusy = errors.New("others read as much")
+
+// inTurn runs what is given. Of readings that may last, few run at a time: the others wait, without a connection.
+func (p *page) inTurn(do func() error) error {
+	if p.patience <= 1 {
+		return do()
+	}
+	wait := time.NewTimer(p.h.options.Timeout * time.Duration(p.patience))
+	defer wait.Stop()
+	select {
+	case p.h.deep <- struct{}{}:
+		defer func() { <-p.h.deep }()
+		return do()
+	case <-wait.C:
+		return errBusy
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
+
+// transaction runs what is given as the user: with the user's role, within the time for a panel, with times in UTC, and
+// with the names of PostgreSQL alone where no schema is named. All of it ends with the transaction, so that it holds
+// behind pgbouncer. It reads the clock of the database, which times are compared with.
 func (p *page) transaction(mode pgx.TxAccessMode, do func(queryer) error) error {
 	timeout := p.h.options.Timeout * time.Duration(max(p.patience, 1))
 	ctx, cancel := context.WithTimeout(p.ctx, 2*timeout+time.Second) // waits for a connection, too
@@ -56,9 +82,14 @@ func (p *page) transaction(mode pgx.TxAccessMode, do func(queryer) error) error 
 			select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
 			       pg_catalog.set_config('statement_timeout', $1, true),
 			       pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),
-			       pg_catalog.set_config('awa.actor', $2, true)`
-		_, err := tx.Exec(ctx, settings, strconv.FormatInt(timeout.Milliseconds(), 10), clean(p.user.Name))
-		if err != nil {
+			       pg_catalog.set_config('awa.actor', $2, true),
+			       pg_catalog.set_config('timezone', 'UTC', true),
+			       pg_catalog.set_config('datestyle', 'ISO, YMD', true),
+			       pg_catalog.set_config('intervalstyle', 'postgres', true),
+			       pg_catalog.clock_timestamp()`
+		limit := strconv.FormatInt(timeout.Milliseconds(), 10)
+		row := tx.QueryRow(ctx, settings, limit, clean(p.user.Name))
+		if err := row.Scan(nil, nil, nil, nil, nil, nil, nil, &p.now); err != nil {
 			return err
 		}
 		if p.user.Role != "" {
@@ -74,6 +105,8 @@ func (p *page) transaction(mode pgx.TxAccessMode, do func(queryer) error) error 
 func inWords(err error, hint string) (failed, todo string) {
 	var pgErr *pgconn.PgError
 	switch {
+	case errors.Is(err, errBusy):
+		return "Others read as much now.", "Try again. " + hint
 	case errors.As(err, &pgErr) && pgErr.Code == "57014", errors.Is(err, context.DeadlineExceeded):
 		return "It took too long to read.", hint
 	case errors.As(err, &pgErr) && pgErr.Code == "42501":

@@ -22,11 +22,11 @@ const (
 		 order by h.subject`
 	// What keeps segments from being emptied, and rows from being removed.
 	pinsSQL = `
-		select h.level, h.topic, left(h.subject, 200), left(h.message, 1000), left(h.hint, 1000)
+		select ` + findingColumns + `
 		  from awa.health() h
 		 where h.topic in ('prune', 'horizon', 'claimer', 'restore')
 		    or h.topic = 'maintenance' and h.level <> 'ok'
-		 limit 50`
+		 limit $1`
 )
 
 // segmentShape is a segment in the picture, filled by its share of the largest one.
@@ -48,15 +48,18 @@ const ringHeight = 100
 func segmentsPage(p *page) (string, any) {
 	p.Title, p.Section = "Segments", "segments"
 	v := segmentsView{page: p}
-	hint := "health reads the whole installation: call awa.health() in psql."
-	v.Segments = read(p, hint, func(q queryer) ([]segmentShape, error) {
+	v.Segments = read(p, healthHint, func(q queryer) ([]segmentShape, error) {
 		rows, err := rowsOf[segmentRow](q, segmentsSQL)
 		if err != nil {
 			return nil, err
 		}
+		for i := range rows {
+			rows[i].Message = p.h.masker.Text(rows[i].Message)
+			maskText(p.h.masker, rows[i].Hint)
+		}
 		return shapes(rows), nil
 	})
-	v.Pins = read(p, hint, func(q queryer) ([]finding, error) { return rowsOf[finding](q, pinsSQL) })
+	v.Pins = readFindings(p, pinsSQL)
 	return "segments", v
 }
 

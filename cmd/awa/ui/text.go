@@ -64,19 +64,27 @@ func at(value any) template.HTML {
 		t.Format(time.RFC3339Nano), t.Format(exact), t.Format(brief)))
 }
 
-// ago returns how long ago a time was, or how far away it is, with the exact time at hand.
-func ago(value any) template.HTML {
+// Ago returns how long ago a time was by the clock of the database, or how far away it is, with the exact time at hand.
+func (p *page) Ago(value any) template.HTML {
 	t, ok := instant(value)
 	if !ok {
 		return "–"
 	}
-	since := time.Since(t).Seconds()
+	since := p.clock().Sub(t).Seconds()
 	words := seconds(math.Abs(since)) + " ago"
 	if since < 0 {
 		words = "in " + seconds(-since)
 	}
 	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s">%s</time>`,
 		t.Format(time.RFC3339Nano), t.Format(exact), words))
+}
+
+// clock returns the time of the database.
+func (p *page) clock() time.Time {
+	if p.now.IsZero() { // it could not be read
+		return time.Now()
+	}
+	return p.now
 }
 
 // number returns a number with its thousands apart.

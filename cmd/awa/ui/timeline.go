@@ -31,8 +31,7 @@ type timeline struct {
 const timelineWidth = 600
 
 // newTimeline draws what is known of a job: when it came, each error, the last attempt, its end, and what comes next.
-func newTimeline(job *oneJob) timeline {
-	now := time.Now()
+func newTimeline(job *oneJob, now time.Time) timeline {
 	events := []event{{At: job.CreatedAt, What: "enqueued", Class: "wait"}}
 	for _, e := range job.Errors {
 		if e.At == nil {

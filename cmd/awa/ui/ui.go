@@ -78,15 +78,30 @@ type Handler struct {
 	pool    *pgxpool.Pool
 	options Options
 	masker  *mask.Masker
-	routes  map[string]view
+	routes  map[string]route
 	origin  *http.CrossOriginProtection
 	hub     hub
+	deep    chan struct{} // holds what is read for long
+	large   chan struct{} // holds the values that are downloaded
 
 	every, beat time.Duration // of live pages
+	patience    time.Duration // for a reader who takes nothing
 }
+
+// What few readers can do at a time, so that they leave connections and memory to the others.
+const (
+	mostDeep  = 2 // that read up to 100,000 entries, or all jobs
+	mostLarge = 2 // that download a value, which is in memory until it is sent
+)
 
 // view makes what a page shows. It returns the name of the page's template, and its data.
 type view func(*page) (template string, data any)
+
+// route is a page, and the parameters of its address: others mean nothing.
+type route struct {
+	view       view
+	parameters []string
+}
 
 // New returns a handler of the pages. It refuses a prefix that is no plain path, or that begins with the name of one of
 // its pages, since such a path would have two meanings where a proxy removes the prefix.
@@ -113,19 +128,24 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 	}
 	h := &Handler{
 		pool: pool, options: options, masker: masker, origin: http.NewCrossOriginProtection(), every: liveEvery,
-		beat: liveBeat,
+		beat: liveBeat, patience: 15 * time.Second, large: make(chan struct{}, mostLarge),
+		deep: make(chan struct{}, max(1, min(mostDeep, int(pool.Config().MaxConns)/2))),
 	}
-	h.routes = map[string]view{
-		"/": overviewPage, "/queues": queuesPage, "/queue": queuePage, "/jobs": jobsPage,
-		"/dead": deadPage, "/schedules": schedulesPage, "/schedule": schedulePage, "/workers": workersPage,
-		"/worker": workerPage, "/segments": segmentsPage, "/changes": changesPage, "/audit": auditPage,
+	list := []string{"search", "after"}
+	h.routes = map[string]route{
+		"/": {overviewPage, nil}, "/queues": {queuesPage, list}, "/queue": {queuePage, []string{"name"}},
+		"/jobs": {jobsPage, []string{"state", "queue", "kind", "tag", "group", "until", "before"}},
+		"/job":  {nil, []string{"id"}}, "/dead": {deadPage, []string{"queue", "kind", "before"}},
+		"/schedules": {schedulesPage, list}, "/schedule": {schedulePage, []string{"name"}},
+		"/workers": {workersPage, list}, "/worker": {workerPage, []string{"id"}}, "/segments": {segmentsPage, nil},
+		"/changes": {changesPage, []string{"before"}}, "/audit": {auditPage, nil},
 	}
 	if options.Prefix != "" {
 		if !ValidPrefix(options.Prefix) {
 			return nil, errors.New("ui: the prefix should be a path such as /admin/queue")
 		}
 		first := "/" + strings.Split(options.Prefix, "/")[1]
-		if _, isPage := h.routes[first]; isPage || slices.Contains([]string{"/job", "/assets", "/live", "/act"}, first) {
+		if _, isPage := h.routes[first]; isPage || slices.Contains([]string{"/assets", "/live", "/act"}, first) {
 			return nil, fmt.Errorf("ui: the prefix can't begin with %s, which is the path of a page", first)
 		}
 	}
@@ -162,7 +182,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p := h.newPage(r.Context(), h.base(r), user)
-	p.path, p.query = h.pathOf(r, p.base), r.URL.Query()
+	p.path = h.pathOf(r, p.base)
 	if h.options.Home != nil {
 		p.Home = h.options.Home(r)
 	}
@@ -172,7 +192,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	isSearch := r.Method == http.MethodPost && p.path == "/jobs" // by arguments, which stay out of the URL
 	isAction := r.Method == http.MethodPost && p.path == "/act"
-	if err := h.origin.Check(r); err != nil {
+	p.isAsked = r.Method == http.MethodPost && p.path == "/audit" // no link and no image of another site's starts it
+	if err := h.origin.Check(r); err != nil || isOfAnotherSite(r) {
 		p.send(w, http.StatusForbidden, "message", p.message("Another site has sent this: nothing was done."))
 		return
 	}
@@ -180,7 +201,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.act(w, r)
 		return
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead && !isSearch {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && !isSearch && !p.isAsked {
 		header.Set("Allow", "GET, HEAD")
 		p.send(w, http.StatusMethodNotAllowed, "message", p.message("There is nothing here that can be changed."))
 		return
@@ -192,6 +213,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if watched, isStream := strings.CutPrefix(p.path, "/live"); isStream && (watched == "" || watched[0] == '/') {
 		p.path = "/" + strings.TrimPrefix(watched, "/")
+		p.query = h.known(p.path, r.URL.Query())
 		h.serveStream(w, r, p)
 		return
 	}
@@ -199,17 +221,37 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveJob(w, p, job)
 		return
 	}
+	p.query = h.known(p.path, r.URL.Query())
 	if id := strings.TrimSpace(p.Get("id")); p.path == "/job" && id != "" { // the form that asks for an id
 		http.Redirect(w, r, p.Link("/job/"+url.PathEscape(id)), http.StatusSeeOther)
 		return
 	}
-	show, ok := h.routes[p.path]
-	if !ok {
+	show := h.routes[p.path].view
+	if show == nil {
 		p.send(w, http.StatusNotFound, "message", p.message("There is no such page."))
 		return
 	}
 	name, data := show(p)
 	p.send(w, p.status, name, data)
+}
+
+// isOfAnotherSite says whether a page of another site's has a browser send a request that shows nothing to the user: an
+// image, a script, or a frame, by which any site could have the database read again and again. A link is no such thing.
+func isOfAnotherSite(r *http.Request) bool {
+	site, to := r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Sec-Fetch-Dest")
+	isLink := r.Header.Get("Sec-Fetch-Mode") == "navigate" && (to == "" || to == "document")
+	return (site == "cross-site" || site == "same-site") && !isLink
+}
+
+// known returns the parameters that a page has: the first value of each.
+func (h *Handler) known(path string, query url.Values) url.Values {
+	values := url.Values{}
+	for _, name := range h.routes[path].parameters {
+		if value := query.Get(name); value != "" {
+			values.Set(name, value)
+		}
+	}
+	return values
 }
 
 // base returns the prefix of the links of a request's page.

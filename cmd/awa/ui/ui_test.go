@@ -6,6 +6,7 @@ import (
 	"html"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -397,9 +398,137 @@ func TestMasking(t *testing.T) {
 		  metadata => '{"password": "hidden-3"}')`,
 		`select awa.fail(job_id, receipt, 'sent {"token": "hidden-4"}', details => '{"phone": "hidden-5"}')
 		   from awa.claim('q', 1)`)
+	s.execute(`create or replace function awa.health() returns setof awa.health_row language sql stable as $$
+		select 'warning', 'segment', 's', '{"token": "hidden-6"}', '{"phone": "hidden-7"}', '{}'::jsonb
+		union all
+		select 'warning', 'prune', 's', '{"token": "hidden-8"}', '{"phone": "hidden-9"}', '{}'::jsonb $$`)
 	for _, address := range append(s.crawl(""), "/job/1/errors", "/job/1/metadata") {
 		assert.NotContains(t, s.get(address).Body.String(), "hidden-", address)
 	}
 	assert.Contains(t, s.page("/job/1"), `&#34;shown&#34;: 7`)
 	assert.Contains(t, s.get("/job/1/args").Body.String(), `"phone": "***"`)
+}
+
+// A page of another site's can lead here, and has nothing read otherwise; a link counts no jobs.
+func TestRequestsOfOtherSites(t *testing.T) {
+	s := newSite(t, Options{})
+	s.enqueue("q", "k", `{}`)
+	ask := func(address string, header ...string) int {
+		request := httptest.NewRequest("GET", address, nil)
+		for i, name := range []string{"Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"}[:len(header)] {
+			request.Header.Set(name, header[i])
+		}
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, request)
+		assert.NotContains(t, w.Body.String(), "No job is missing")
+		return w.Code
+	}
+	for _, address := range []string{"/", "/jobs?tag=x", "/audit?run=1", "/job/1/args", "/queues"} {
+		for _, site := range []string{"cross-site", "same-site"} {
+			for _, mode := range []string{"no-cors", "cors", "", "websocket"} {
+				assert.Equal(t, http.StatusForbidden, ask(address, site, mode, "empty"), "%s %s %s", address, site, mode)
+			}
+			assert.Equal(t, http.StatusForbidden, ask(address, site, "navigate", "iframe"), address)
+		}
+	}
+	for _, address := range []string{"/", "/jobs?tag=x", "/audit?run=1"} {
+		assert.Equal(t, http.StatusOK, ask(address, "cross-site", "navigate", "document"), address)
+		assert.Equal(t, http.StatusOK, ask(address, "same-origin", "cors", "empty"), address)
+		assert.Equal(t, http.StatusOK, ask(address, "none", "navigate", "document"), address)
+		assert.Equal(t, http.StatusOK, ask(address), address)
+	}
+	for _, path := range []string{"/audit", "/jobs"} {
+		refused := s.post(path, nil, "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate")
+		assert.Equal(t, http.StatusForbidden, refused.Code)
+	}
+}
+
+// Values that are downloaded are in memory until they are sent: few at a time, and a reader that takes nothing is left.
+func TestDownloadsAreFew(t *testing.T) {
+	s := newSite(t, Options{Timeout: 20 * time.Second})
+	s.execute(`select awa.enqueue('q', 'k', jsonb_build_object('text', repeat('x', 30000000)))`)
+	h := s.handler.(*Handler)
+	another, err := New(h.pool, Options{Timeout: patience, Log: h.options.Log})
+	require.NoError(t, err)
+	h.patience, another.patience = time.Hour, 100*time.Millisecond
+	// stall makes readers who take nothing, and returns when what they ask for is being sent.
+	stall := func(h *Handler, readers int) {
+		server := httptest.NewServer(h)
+		t.Cleanup(server.Close)
+		for range readers {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			require.NoError(t, err)
+			t.Cleanup(func() { conn.Close() })
+			_, err = io.WriteString(conn, "GET /job/1/args HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			require.NoError(t, err)
+			_, err = io.ReadFull(conn, make([]byte, 100))
+			require.NoError(t, err)
+		}
+	}
+	stall(h, mostLarge)
+	hasty, err := New(h.pool, Options{Timeout: time.Second, Log: h.options.Log})
+	require.NoError(t, err)
+	hasty.large, s.handler = h.large, hasty
+	third := s.get("/job/1/args")
+	assert.Equal(t, http.StatusServiceUnavailable, third.Code)
+	assert.NotEmpty(t, third.Header().Get("Retry-After"))
+
+	stall(another, mostLarge+1)
+	s.handler = another
+	assert.Equal(t, 30_000_012, s.get("/job/1/args").Body.Len())
+}
+
+// All times are in UTC, those in words of the database, too, and are compared with its clock.
+func TestTimesAreOfOneZone(t *testing.T) {
+	s := newSite(t, Options{})
+	s.execute(`do $$
+		begin
+		  execute format('alter database %I set timezone = %L', current_database(), 'Asia/Tokyo');
+		  execute format('alter database %I set datestyle = %L', current_database(), 'German');
+		end $$`)
+	h := s.handler.(*Handler)
+	h.pool.Reset()
+	s.execute(`select awa.enqueue('q', 'k', run_at => '2100-01-01 00:00+00')`,
+		`select awa.schedule('nightly', 'q', 'k', cron => '0 3 * * *')`)
+	explained := regexp.MustCompile(`(?s)class="explained">.*?</p>`)
+	assert.Contains(t, explained.FindString(s.page("/job/1")), "at 2100-01-01 00:00:00&#43;00.")
+	assert.Contains(t, explained.FindString(s.page("/schedule?name=nightly")), " 03:00")
+
+	p := h.newPage(t.Context(), "", User{})
+	read(p, "", func(queryer) (int, error) { return 0, nil })
+	assert.False(t, p.now.IsZero(), "the clock of the database is not read")
+	p.now = time.Date(2026, 12, 1, 10, 0, 0, 0, time.UTC)
+	assert.Contains(t, p.Ago(p.now.Add(-3*time.Second)), ">3.0 s ago<")
+	assert.Contains(t, p.Ago(p.now.Add(3*time.Second)), ">in 3.0 s<")
+}
+
+// What is not shown of a long list is said to be there.
+func TestWhatIsLeftOut(t *testing.T) {
+	s := newSite(t, Options{})
+	s.execute(
+		`select awa.register_worker('busy', array(select 'queue ' || n from generate_series(1, 21) n))`,
+		`select awa.register_worker('other', array(select 'queue ' || n from generate_series(1, 20) n))`,
+		`select awa.enqueue('queue 1', 'k', tags => array['a', 'b', 'c', 'd', 'e', 'the sixth'])`,
+		`select awa.enqueue('queue 1', 'k') from generate_series(1, 119)`,
+		`select count(*) from awa.claim('queue 1', 120, (select worker_id from awa.list_workers() where name = 'busy'))`,
+		`create or replace function awa.health() returns setof awa.health_row language sql stable as $$
+		   select 'warning', 'maintenance', 'finding ' || n, 'm', 'h', '{}'::jsonb from generate_series(1, 60) n $$`)
+	workers := s.page("/workers")
+	assert.Equal(t, 1, strings.Count(workers, "…"))
+	assert.NotContains(t, workers, "queue 21")
+	worker := regexp.MustCompile(`href="(/worker\?id=\d+)"[^…]*…`).FindStringSubmatch(workers)
+	require.NotNil(t, worker)
+	assert.Contains(t, s.page(worker[1]), "… These are 100 of 120.")
+	jobs := s.page("/jobs?before=2")
+	assert.Contains(t, jobs, "…")
+	assert.NotContains(t, jobs, "the sixth")
+	for _, address := range []string{"/", "/segments"} {
+		page := s.page(address)
+		assert.Equal(t, mostFindings, strings.Count(page, "<b>finding "), address)
+		assert.Contains(t, page, "… There are more", address)
+	}
+	// A worker that runs older jobs than the 1,000 newest has them counted.
+	s.execute(`select count(awa.enqueue('queue 2', 'k')) from generate_series(1, 1000)`,
+		`select count(*) from awa.claim('queue 2', 1000)`)
+	assert.Contains(t, s.page(worker[1]), "… These are 0 of 120: those among the 1,000 newest jobs that run.")
 }

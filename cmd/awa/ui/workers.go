@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 )
@@ -19,7 +20,7 @@ type workerRow struct {
 
 const (
 	workerColumns = `
-		w.worker_id, w.name, w.queues[1:20],
+		w.worker_id, w.name, w.queues[1:21],
 		case when pg_column_size(w.info) <= 4000 then left(w.info::text, 500) end,
 		w.started_at, w.heartbeat_at, w.overdue, w.open_attempts, w.registered_by::text`
 	workersSQL = `
@@ -37,6 +38,7 @@ const (
 		 where j.worker_id = $1
 		 order by j.attempted_at
 		 limit 100`
+	mostRunning = 100
 )
 
 type workersView struct {
@@ -74,6 +76,19 @@ type workerView struct {
 	*page
 	Worker panel[*workerRow]
 	Jobs   panel[[]jobRow]
+}
+
+// Hidden says how many of the jobs that the worker runs are not shown, or nothing.
+func (v workerView) Hidden() string {
+	shown := int64(len(v.Jobs.Data))
+	switch {
+	case v.Worker.Data == nil || v.Worker.Data.OpenAttempts <= shown:
+		return ""
+	case shown == mostRunning:
+		return fmt.Sprintf("… These are %d of %s.", shown, number(v.Worker.Data.OpenAttempts))
+	}
+	return fmt.Sprintf("… These are %d of %s: those among the 1,000 newest jobs that run.", shown,
+		number(v.Worker.Data.OpenAttempts))
 }
 
 func workerPage(p *page) (string, any) {

@@ -40,7 +40,8 @@ function replacePanel(old, fresh) {
   }
 }
 
-// update shows the panels of a new reading. It waits where the reader types, or has selected text.
+// update shows the panels of a new reading. It waits where the reader types, has selected text, or is about to
+// press a button: another one could take its place.
 function update(html) {
   const read = new DOMParser().parseFromString(html, "text/html");
   const selection = document.getSelection();
@@ -48,7 +49,8 @@ function update(html) {
     const fresh = read.getElementById(old.id);
     const isTyping = old.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
     const isSelecting = selection && !selection.isCollapsed && old.contains(selection.anchorNode);
-    if (fresh && !isTyping && !isSelecting) replacePanel(old, document.adoptNode(fresh));
+    const isActing = old.querySelector(".actions:hover, .actions:focus-within") !== null;
+    if (fresh && !isTyping && !isSelecting && !isActing) replacePanel(old, document.adoptNode(fresh));
   }
   showAges();
 }
