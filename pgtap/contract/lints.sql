@@ -18,7 +18,7 @@ select c.* from pg_class c
   );
 
 begin;
-select plan(46);
+select plan(48);
 \ir bodies.psql
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
@@ -320,6 +320,29 @@ select is((select array_agg(c.relname::text order by c.relname::text)
          end), null,
          'every table has a replica identity: with a publication of all tables, rows of one without could be neither '
          'changed nor deleted');
+-- From where ids are drawn: as _advance_sequences has to name it; with ? what is no literal.
+create temp view drawn as
+select coalesce('''' || m.found[1] || '''', '?') as named
+  from (
+    select b.text from bodies b where b.kind = 'function'
+    union all
+    select pg_get_expr(d.adbin, d.adrelid)
+      from pg_attrdef d
+      join pg_class c on c.oid = d.adrelid
+     where c.relnamespace = 'awa'::regnamespace
+  ) t(text)
+ cross join lateral regexp_matches(t.text, $$nextval\((?: ?'([\w.]+)'(?:::regclass)? ?\))?$$, 'g') m(found)
+union
+select format('pg_get_serial_sequence(''%s'', ''%s'')', a.attrelid::regclass, a.attname)
+  from pg_attribute a
+  join pg_class c on c.oid = a.attrelid
+ where c.relnamespace = 'awa'::regnamespace and a.attidentity <> '';
+create temp view not_advanced as
+select d.named
+  from drawn d
+ where not exists (select from bodies b where b.name = '_advance_sequences' and strpos(b.text, d.named) > 0);
+select is((select array_agg(n.named order by n.named) from not_advanced n), null,
+  'every sequence of ids goes on after the ids that there are, where rows were copied without it');
 
 -- No way of writing hides any of that
 alter table awa.leases add note text;
@@ -338,12 +361,26 @@ return state = 'failed' or state = 'dead';
 create function awa._fools_three(state text) returns boolean
 language sql
 return state = ANY ( ARRAY['failed', 'dead'] );
+create function awa._fools_four() returns bigint
+language plpgsql
+as $$
+declare
+  v_name text := 'awa.job_ids';
+begin
+  return nextval(v_name);
+end
+$$;
+create function awa._fools_five() returns bigint
+language sql
+return pg_catalog."nextval" ( 'awa.sharded' );
 create view awa.fools as select l.job_id from awa.leases l limit 0;
 create view awa.fools_too as select l.job_id from awa.leases l where 1 > 2;
 create view awa.fools_row as select l.job_id from awa.leases l;
 select is((select array_agg(d.name order by d.name) from dynamic d), '{_fools,_truncate}', 'built SQL is found');
 select is((select array_agg(distinct s.name order by s.name) from state_lists s where s.name ~ 'fools'),
   '{_fools_three,_fools_too}', 'and lists of states');
+select is((select array_agg(n.named order by n.named collate "C") from not_advanced n), $${'awa.sharded',?}$$,
+  'and sequences');
 select is((select array_agg(m.name order by m.name) from misnamed m), '{fools,fools_row,fools_too}',
   'and views that are empty, or not');
 

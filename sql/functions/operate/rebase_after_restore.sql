@@ -187,7 +187,9 @@ as $$
                        union all select max(w.job_id) from awa.limited_jobs w
                        union all select max(d.job_id) from awa.done_entries d
                        union all select max(d.job_id) from awa.deleted_jobs d
-                       union all select max(u.job_id) from awa.unique_claims u) i) as highest
+                       union all select max(u.job_id) from awa.unique_claims u
+                       union all select max(s.last_job_id) from awa.schedules s
+                       union all select max(c.before_id) - 1 from awa.changes c) i) as highest
       union all
       select 'awa.claim_ids', (
                select max(i.id)
@@ -204,6 +206,8 @@ as $$
       select 'awa.turn_ids', (select max(t.turn_id) from awa.turns t)
       union all
       select 'awa.state_ids', (select max(s.state_id) from awa.shard_states s)
+      union all
+      select 'awa.change_ids', (select max(c.change_id) from awa.changes c)
       union all
       select pg_get_serial_sequence('awa.workers', 'worker_id')::regclass, (
                select max(i.id)
