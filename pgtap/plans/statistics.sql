@@ -7,7 +7,7 @@
 begin;
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
 awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers,
-awa.lost_attempts;
+awa.lost_attempts, awa.queue_statistics, awa.statistics, awa.leased_ends;
 -- and the dead rows of queues that were forgotten
 insert into awa.queues (queue_id, name)
 select awa._queue_id(pg_temp.q(' other ' || n)), pg_temp.q(' other ' || n) from generate_series(1, 5000) n;
@@ -21,7 +21,8 @@ begin
   analyze awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
   awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings,
   awa.deleted_jobs, awa.workers, awa.settings, awa.ring, awa.slots, awa.turns, awa.shard_states, awa.group_states,
-  awa.group_settings, awa.limited_jobs, awa.changes, awa.schedules;
+  awa.group_settings, awa.limited_jobs, awa.changes, awa.schedules, awa.queue_statistics, awa.statistics,
+  awa.leased_ends;
 end
 $$;
 
@@ -38,6 +39,9 @@ language sql
 return array[
   'queue_counts', 'select * from awa.queue_counts()',
   'queue_counts of one', format('select * from awa.queue_counts(%L)', pg_temp.q(' 1')),
+  'queue_stats', 'select * from awa.queue_stats()',
+  'queue_stats of one', format('select * from awa.queue_stats(%L)', pg_temp.q(' 1')),
+  'queue_stats by kind', format('select * from awa.queue_stats(%L, by_kind => true)', pg_temp.q(' 1')),
   'list_queues', 'select * from awa.list_queues()',
   'list_workers', 'select * from awa.list_workers()',
   'list_groups', format('select * from awa.list_groups(%L)', pg_temp.q(' 1')),
@@ -72,6 +76,12 @@ return array[
   'fire_due', 'select * from awa.fire_due()',
   'list_schedules', 'select * from awa.list_schedules()',
   'fold', 'select * from awa.fold()',
+  'counts of 100 queues', format(
+    $$select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+      awa._store_queue_statistics(array(
+        select (awa._queue_id('%s ' || n), 60, awa._minute_of(now()), 'a', 1, 0, 0, '{}', '{}')::awa.queue_statistics
+          from generate_series(1, 100) n))$$,
+    pg_temp.q()),
   'rescue', 'select * from awa.rescue()',
   'forget_workers', 'select * from awa.forget_workers()',
   'materialize', 'select * from awa.materialize()',
@@ -112,6 +122,7 @@ return array[
   'retry later', format('select awa.retry(%s, run_at => %L)', pg_temp.id('failed'), '2130-01-01'),
   'retry_where', format('select awa.retry_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
   'purge_dlq', format('select awa.purge_dlq(%L)', pg_temp.q(' 1')),
+  'drain_queue', format('select awa.drain_queue(%L)', pg_temp.q(' 1')),
   'drop_queue', format('select awa.drop_queue(%L, true)', pg_temp.q(' 2')),
   'heartbeat', format('select awa.heartbeat(%s)', pg_temp.id('worker')),
   'release_unknown', format($$select awa.release_unknown(%s, '{}', '{}')$$, pg_temp.id('worker')),
@@ -162,7 +173,7 @@ as $$
 select sum(t.seq_scan)
   from pg_stat_xact_user_tables t
  where t.schemaname = 'awa'
-   and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted|slots|turns|group_states)' $$;
+   and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted|slots|turns|group_states|.*statistics)' $$;
 create temp table broken (at text, what text, error text);
 create function pg_temp.fold_later() returns void
 language sql
@@ -170,7 +181,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(76);
+select plan(81);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null
@@ -225,6 +236,22 @@ select 'available', max(e.job_id) - 100
  where e.lane = awa._lane(awa._queue_id(pg_temp.q(' 1')), 2);
 insert into ids select 'scheduled', awa.enqueue(pg_temp.q(' 1'), 'k', run_at => now() + interval '1 day');
 insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
+-- Statistics: the last hour of 100 queues, and of one of them and of all together a day by minutes, and a month by hours
+create temp table times as
+select 60 as seconds, date_bin('1 minute', now(), '2000-01-01') - make_interval(mins => n) as at, n < 60 as is_recent
+  from generate_series(0, 1400) n
+union all
+select 3600, date_bin('1 hour', now(), '2000-01-01') - make_interval(hours => n), false
+  from generate_series(25, 700) n;
+insert into awa.queue_statistics
+select awa._queue_id(pg_temp.q(' ' || n)), t.seconds, t.at, k, 1, 1, 0, '{1,1099511627777}', '{1}'
+  from generate_series(1, 100) n
+  join times t on n = 1 or t.is_recent
+ cross join unnest(case n when 1 then '{a,b}' else '{a}' end::text[]) k;
+insert into awa.statistics
+select t.seconds, t.at, k, 1, 1, 0, '{1,1099511627777}', '{1}' from times t cross join unnest('{a,b,c,d,e}'::text[]) k;
+insert into awa.leased_ends
+select awa._lane(awa._queue_id(pg_temp.q(' 1')), 2), 'a', false, now(), now(), now() from generate_series(1, 100);
 
 call pg_temp.try('analyzed when empty');
 select pg_temp.analyze() \g /dev/null

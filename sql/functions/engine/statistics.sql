@@ -215,7 +215,8 @@ begin
        cross join lateral (
           select count(*) as kinds, coalesce(bool_or(t.kind = c.kind), false) as is_there
             from awa.queue_statistics t
-           where t.queue_id = c.queue_id and t.seconds = c.seconds and t.at = c.at
+           -- as rows, for which no other index can be taken
+           where (t.queue_id, t.seconds, t.at) between (c.queue_id, c.seconds, c.at) and (c.queue_id, c.seconds, c.at)
           offset 0
         ) k)) m
   on conflict (queue_id, seconds, at, kind) do update

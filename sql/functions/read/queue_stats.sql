@@ -92,9 +92,9 @@ begin
           select s.at, s.kind, s.enqueued, s.completed, s.failed, s.waits, s.runs
             from unnest('{60,3600}'::int[]) w(seconds)
            cross join lateral (
-              select *
-                from awa.queue_statistics s
-               where s.queue_id = v_queue_id and s.seconds = w.seconds and s.at >= v_from
+              select * from awa.queue_statistics s
+               where (s.queue_id, s.seconds, s.at) -- as rows, for which no other index can be taken
+                 between (v_queue_id, w.seconds, v_from) and (v_queue_id, w.seconds, 'infinity')
               offset 0
             ) s
           union all
