@@ -14,7 +14,7 @@ create temp table l as select * from pg_temp.take(' lasts', 3);
 select awa.extend(job_id, receipt, '1 hour') from l \g /dev/null
 
 begin;
-select plan(55);
+select plan(56);
 
 -- Effects
 create temp table told as
@@ -181,6 +181,10 @@ select pg_temp.refused(format('select awa.complete(null, %s)', receipt), '22023'
   from c
  where n = 8;
 select pg_temp.refused(format('select awa.complete(%s, null)', job_id), '22023', 'receipt', 'no receipt')
+  from c
+ where n = 8;
+select pg_temp.refused(format('select awa.complete(%s, %s, pg_temp.nested(501))', job_id, receipt), '22023', 'output',
+  'an output nested 501 deep')
   from c
  where n = 8;
 select is((select j.state from c, awa.job(c.job_id) j where n = 8), 'running', 'none of this ended the attempt');

@@ -52,7 +52,7 @@ end
 $$;
 
 begin;
-select plan(82);
+select plan(83);
 
 -- A first failure
 create temp table told as
@@ -283,7 +283,8 @@ select pg_temp.refused(format(c.call, v.j, v.r), '22023', c.names, c.description
     (2, $$select awa.fail(%1$s, null, 'e')$$, 'receipt', 'no receipt'),
     (3, $$select awa.fail(%1$s, %2$s, null)$$, 'error', 'no error'),
     (4, $$select awa.fail(%1$s, %2$s, 'e', '-1 second')$$, 'retry_after', 'a delay below none'),
-    (5, $$select awa.fail(%1$s, %2$s, 'e', '100000 years')$$, 'retry_after', 'a delay for ever')
+    (5, $$select awa.fail(%1$s, %2$s, 'e', '100000 years')$$, 'retry_after', 'a delay for ever'),
+    (6, $$select awa.fail(%1$s, %2$s, 'e', details => pg_temp.nested(501))$$, 'details', 'details nested 501 deep')
   ) c(n, call, names, description)
  order by c.n;
 select is((select j.state from c, awa.job(c.job_id) j where n = 8), 'running', 'none of this ended the attempt');

@@ -84,7 +84,7 @@ select count(*)
   )) \g /dev/null
 
 begin;
-select plan(32);
+select plan(33);
 
 create temp table told as
 select awa.set_progress(job_id => c.job_id, receipt => c.receipt, progress => '{"done": 3}')::text as answer
@@ -196,6 +196,10 @@ select pg_temp.refused(format(
   'select awa.set_progress(%s, %s, (select jsonb_agg(n) from unnest(array_fill(1e120000::numeric, array[1200])) n))',
   job_id, receipt),
   '22023', 'progress', 'more than a claim could return')
+  from c
+ where n = 5;
+select pg_temp.refused(format('select awa.set_progress(%s, %s, pg_temp.nested(501))', job_id, receipt), '22023',
+  'progress', 'nested 501 deep')
   from c
  where n = 5;
 select is((select j.progress from c, awa.job(c.job_id) j where n = 5), null, 'none of this was written');
