@@ -3,14 +3,15 @@ package sql_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// A transaction that has read the books, and is left open, holds up nothing but truncation: jobs are counted, expire,
-// and a segment is cleaned.
+// A transaction that has called everything that reads, and is left open, holds up nothing but truncation: jobs are
+// counted, expire, and a segment is cleaned.
 func TestAuditLeftOpen(t *testing.T) {
 	d := newDatabase(t)
 	reader, s := d.session(), d.session().neverWaits()
@@ -19,7 +20,17 @@ func TestAuditLeftOpen(t *testing.T) {
 	s.exec("update awa.done_entries set finalized_at = now() - interval '73 hours'")
 	s.enqueueMany("q", 2)
 	reader.exec("begin")
-	reader.exec("select * from awa.audit()")
+	for _, read := range []string{"* from awa.audit()", "* from awa.health()", "* from awa.queue_counts()",
+		"* from awa.queue_counts('q')", "* from awa.queue_stats()", "* from awa.queue_stats('q')", "* from awa.list_jobs()",
+		"j.* from unnest(awa._states('known')) s cross join awa.list_jobs('q', s) j", "* from awa.scan_jobs('{}')",
+		"* from awa.list_queues()", "* from awa.list_workers()", "* from awa.list_groups('q')",
+		"* from awa.list_schedules()", "* from awa.list_changes()", "awa.next_ready_at()", "awa.next_ready_at('{q}')",
+		"* from awa.jobs", fmt.Sprintf("* from awa.job(%d)", failed.JobID),
+		fmt.Sprintf("awa.explain_job(%d)", failed.JobID)} {
+		reader.exec("select " + read) // without arguments, which would keep the last snapshot
+	}
+	require.Equal(t, []string{"relation AccessShareLock", "virtualxid ExclusiveLock"},
+		list[string](s, "select distinct locktype || ' ' || mode from pg_locks where pid = $1 order by 1", reader.pid))
 	s.exec("select awa._fold(null, true)")
 	require.Equal(t, int64(3), one[int64](s, "select sum(appended)::bigint from awa.queue_rollups"))
 	require.Equal(t, int64(1), one[int64](s, "select expired from awa.expire_history()"))
@@ -284,21 +295,27 @@ func TestCleaningGoesOnAsItSucceeded(t *testing.T) {
 	s.audited()
 }
 
-// A session that was left in a transaction after a call of maintenance is named.
+// A session that was left in a transaction after a call of maintenance is named by health.
 func TestIdleMaintenanceIsNamed(t *testing.T) {
 	for _, call := range []string{"select awa.fold()", "select awa.rotate()", "select awa.prune_oldest()",
 		"select awa.expire_history()", "select awa.run_pass('rescue')"} {
 		d := newDatabase(t)
 		a, s := d.session(), d.session().neverWaits()
+		s.exec(changing("_health_maintenance", "interval '1 minute'", "interval '0'"))
+		named := func() []string {
+			return list[string](s, "select h.level || ': ' || h.message from awa.health() h where h.topic = 'maintenance' and "+
+				"starts_with(h.subject, 'backend ' || $1 || ' ')", strconv.Itoa(int(a.pid)))
+		}
+		require.Empty(t, named())
 		a.exec("begin")
 		a.exec(call)
-		require.Equal(t, []int32{int32(a.pid)}, list[int32](s, "select pid from awa._maintenance_holders"), call)
+		require.Len(t, named(), 1, call)
+		require.Regexp(t, "^warning: its transaction has held up .* for ", named()[0], call)
 		a.exec("commit")
-		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"))
+		require.Empty(t, named(), call)
 		a.exec("begin")
 		a.exec("select awa.health(), awa.audit(), awa.queue_counts(), awa.enqueue('q', 'k')")
-		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"),
-			"who reads, or enqueues, is in no session's way")
+		require.Empty(t, named(), "a session that reads, or enqueues, holds up nothing")
 	}
 }
 
@@ -628,6 +645,7 @@ func TestMovesBesideAQueueThatIsHeld(t *testing.T) {
 	d := newDatabase(t)
 	holder, blocker, s, p := d.session(), d.session(), d.session(), d.session()
 	s.movesAll()
+	s.exec(changing("_lock_some", "'500 milliseconds'", "'5 minutes'"))
 	queues := s.queuesInOrder(2)
 	first := s.enqueue(queues[0])
 	s.enqueueMany(queues[1], 9)
@@ -647,6 +665,36 @@ func TestMovesBesideAQueueThatIsHeld(t *testing.T) {
 	s.cleans()
 	s.prunesLater()
 	require.Len(t, s.claim(queues[1], 99), 9)
+	s.audited()
+}
+
+// A claimer waits for the queue, and cleaning behind it: the claimer has its turn first, and the rest is moved.
+func TestMovesBehindAClaimThatWaits(t *testing.T) {
+	d := newDatabase(t)
+	holder, claimer, s, p := d.session(), d.session(), d.session(), d.session()
+	s.movesAll()
+	s.exec(changing("_lock_some", "'500 milliseconds'", "'5 minutes'"))
+	s.setClaimWait("5 minutes")
+	jobs := s.enqueueMany("q", 3)
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune(), "it has looked")
+	holder.exec("begin")
+	holder.lockQueue("q")
+	claimed := claimer.background("select from awa.claim('q', 1)")
+	holder.waitUntilBlocked(claimer)
+	pruned := p.prunesInTheBackground()
+	holder.waitUntilBlocked(p)
+	require.ElementsMatch(t, []int32{int32(holder.pid), int32(claimer.pid)},
+		one[[]int32](holder, "select pg_blocking_pids($1)", p.pid), "it waits for both")
+	holder.exec("commit")
+	require.NoError(t, claimed())
+	require.Equal(t, "cleaning", pruned())
+	require.Equal(t, "running", s.state(jobs[0]))
+	require.Equal(t, jobs[1:], list[int64](s, "select job_id from awa.ready_entries where segment = 1 order by 1"))
+	s.audited()
+	s.cleans()
+	s.prunesLater()
+	require.Equal(t, jobs[1:], ids(s.claim("q", 9)))
 	s.audited()
 }
 
