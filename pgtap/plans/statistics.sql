@@ -236,7 +236,7 @@ select 'available', max(e.job_id) - 100
  where e.lane = awa._lane(awa._queue_id(pg_temp.q(' 1')), 2);
 insert into ids select 'scheduled', awa.enqueue(pg_temp.q(' 1'), 'k', run_at => now() + interval '1 day');
 insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
--- Statistics: the last hour of 100 queues, and of one of them and of all together a day by minutes, and a month by hours
+-- Statistics: the last hour of 100 queues, and of one of them and of all together a day by minutes, a month by hours
 create temp table times as
 select 60 as seconds, date_bin('1 minute', now(), '2000-01-01') - make_interval(mins => n) as at, n < 60 as is_recent
   from generate_series(0, 1400) n
