@@ -245,3 +245,36 @@ func TestRefusalsAreOneWarning(t *testing.T) {
 	require.Len(t, *warned, 1)
 	require.Regexp(t, `^job \d+ is overdue, and its attempt can't be ended, nor can 19 others$`, (*warned)[0])
 }
+
+// One job that can't be promoted delays the others of a piece of the look for late commits by as long as it takes to
+// pass them one by one: it has no pause while it promotes some.
+func TestLateCommitsBesideARefusal(t *testing.T) {
+	d := newDatabase(t)
+	for _, call := range []string{"awa.promote_due(100)", "awa.run_pass('promote_due', 100)"} {
+		t.Run(call, func(t *testing.T) {
+			s := d.session()
+			s.exec("select setval('awa.promoted_until', awa._microseconds(clock_timestamp()))")
+			s.exec(changing("_promote", "clock_timestamp() > v_end", "v_nth > 3")) // a call has time for three
+			s.exec(changing("_sweep", "'100 milliseconds', 4", "'1 hour', 4"))
+			s.exec("select awa.enqueue_many('q', k, array_fill('{}'::jsonb, array[n]), " +
+				"run_at => clock_timestamp() + interval '1 hour') from (values ('k', 12), ('bad', 1), ('k', 9)) j(k, n)")
+			s.exec("update awa.deferred_jobs set run_at = now() - interval '1 minute' + job_id * interval '1 microsecond'")
+			s.refuse("update or delete", "deferred_jobs", "old")
+			s.exec("select setval('awa.next_sweep_at', 1)")
+			for left := 21; left > 0; {
+				more := one[string](s, "select "+call+"::text")
+				now := one[int](s, "select count(*) from awa.deferred_jobs where kind <> 'bad'")
+				require.Less(t, now, left)
+				left = now
+				if left > 9 {
+					require.True(t, one[bool](s, "select awa._sweeps_on()"), "the next call goes on at once")
+					require.Contains(t, []string{"true", "(3)", "3"}, more)
+				}
+			}
+			s.exec("drop trigger a_refuse on awa.deferred_jobs")
+			s.exec("delete from awa.deferred_jobs")
+			s.exec(changing("_promote", "v_nth > 3", "clock_timestamp() > v_end"))
+			s.exec(changing("_sweep", "'1 hour', 4", "'100 milliseconds', 4"))
+		})
+	}
+}

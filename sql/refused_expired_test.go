@@ -121,10 +121,51 @@ func TestClaimPastAnExpiredJobBesideALock(t *testing.T) {
 	holder.exec("begin")
 	holder.exec("select from public.locked for update")
 	require.Equal(t, good, ids(s.claim("q", 10)))
-	holder.exec("rollback")
 	s.noGap()
-	s.exec("update awa.leases set lease_until = now() - interval '1 second'")
+	overdue := "update awa.leases set lease_until = now() - interval '1 second' where job_id = any($1)"
+	s.exec(overdue, bad)
+	last := s.enqueueMany("q", 1) // a job of another kind, whose attempt has a lease row
+	s.claim("q", 1)
+	require.Positive(t, s.materialize())
+	s.exec(overdue, last)
+	require.Equal(t, int64(1), s.rescue(), "it does not wait until the holder ends")
+	require.Equal(t, []string{"retryable"}, states(s, last))
+	require.Equal(t, []string{"running", "running", "running"}, states(s, bad))
+	require.Equal(t, 3, one[int](s, "select count(*) from awa.leases where kind = 'bad' and "+
+		"lease_until > now() + interval '50 seconds'"), "it comes back in a minute")
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'refusals' and subject = 'q'"),
+		"lock timeout")
+	holder.exec("rollback")
+	s.exec(overdue, bad)
 	require.Equal(t, int64(3), s.rescue())
 	require.Equal(t, []string{"cancelled", "cancelled", "cancelled"}, states(s, bad))
 	s.balanced()
+}
+
+// Nor does the end of an attempt that was one keep those of others, where it waits for another session.
+func TestRescueBesideALock(t *testing.T) {
+	d := newDatabase(t)
+	s, holder := d.session().neverWaits(), d.session()
+	s.exec("create table public.locked (); insert into public.locked default values; grant all on public.locked to public")
+	s.exec("create function public.wait() returns trigger language plpgsql as $$ begin if new.kind = 'bad' " +
+		"then perform from public.locked for update; end if; return new; end $$")
+	s.exec("create trigger wait before insert on awa.deferred_jobs for each row execute function public.wait()")
+	for _, are := range []string{"materialized", "open"} {
+		jobs := list[int64](s, "select awa.enqueue('q', k) from unnest('{bad,k,bad,k,bad}'::text[]) k")
+		require.Len(t, s.claim("q", 5), 5)
+		if are == "materialized" {
+			require.Equal(t, int64(5), s.materialize())
+		}
+		s.halfAnHourLater()
+		s.noGap()
+		holder.exec("begin")
+		holder.exec("select from public.locked for update")
+		require.Equal(t, int64(2), s.rescue())
+		require.Equal(t, []string{"running", "retryable", "running", "retryable", "running"}, states(s, jobs))
+		require.Zero(t, s.rescue())
+		holder.exec("rollback")
+		require.Equal(t, int64(3), s.rescue())
+		s.balanced()
+		s.exec("update awa.deferred_jobs set run_at = now() + interval '1 day'")
+	}
 }

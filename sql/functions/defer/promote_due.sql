@@ -118,8 +118,8 @@ comment on function awa._set_promoted_until is 'Notes how far promote_due has co
 -- Where that was cut off (by statement_timeout, for example) or took long, piece by piece, from now back into the past,
 -- for a tenth of a second at a time. Each time it is cut off the pieces become smaller, and the pause doubles. Its next
 -- time is set before it begins, and sequences keep their values through a rollback. Where it had no time for all jobs
--- of a piece, because they can be neither promoted nor put off, the next call goes on behind them; every few seconds,
--- since smaller pieces would not help.
+-- of a piece, because some can't be promoted, the next call goes on behind those that it has come to; every few seconds
+-- where it could promote none, since smaller pieces would not help.
 create or replace function awa._sweep(now timestamptz, max_jobs int, out swept bigint, out lack text[])
 language plpgsql
 as $$
@@ -186,7 +186,7 @@ begin
           setval('awa.next_sweep_at',
             awa._microseconds(
               clock_timestamp() + case
-                when v_pass.promoted > 0 and not v_is_done and not v_is_stuck then '0'
+                when v_pass.promoted > 0 and not v_is_done then '0'
                 else least(50 * (clock_timestamp() - v_began), awa._sweep_pause(v_level))
               end
             ));
@@ -195,6 +195,12 @@ begin
 end
 $$;
 comment on function awa._sweep is 'Looks everywhere for due jobs that were committed late';
+
+-- Whether the last sweep has promoted jobs, and has more to look at.
+create or replace function awa._sweeps_on() returns boolean
+language sql
+return (select s.last_value <= awa._microseconds(clock_timestamp()) from awa.next_sweep_at s);
+comment on function awa._sweeps_on is 'Whether the last sweep has promoted jobs, and has more to look at';
 
 -- The longest pause before the next sweep, by the level of the last one.
 -- A next time that is further away was set by a clock that was ahead.

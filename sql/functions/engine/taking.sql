@@ -5,8 +5,8 @@
 -- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. Where
 -- single forms are answering for some items of a claim, it takes the others, one by one, waiting for milliseconds each:
 -- a transaction that answers for one job, and lasts, must not keep the others of its claim. For claims of a single job,
--- answers by a _many form hold no lock to try: there it waits for milliseconds, too. Changes lock_timeout: the calling
--- function has to have a SET clause for it.
+-- answers by a _many form hold no lock to try: there it waits for milliseconds, too. Changes lock_timeout for that: the
+-- calling function has to have a SET clause for it.
 -- Locks: the claims, where it can have them at once, or shared for some of them, until the transaction ends.
 create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql
@@ -15,6 +15,7 @@ as $$
 declare
   v_claim record;
   v_claims int := 0;
+  v_lock_timeout text := current_setting('lock_timeout');
   v_mine bigint[] := '{}';
   v_one_by_one bigint[] := '{}';
   v_taken bigint[] := '{}';
@@ -46,7 +47,7 @@ begin
       null;
     end;
   end loop;
-  perform set_config('lock_timeout', '0', true);
+  perform set_config('lock_timeout', v_lock_timeout, true);
   return v_taken;
 end
 $$;

@@ -11,7 +11,8 @@ comment on view awa.rescue_row is
 -- likes.
 -- Locks: their claims, where it can have them at once, or their lease rows; and the rows of workers and leases with
 -- times that a clock ahead has written, which it sets back. All tried: it skips rows of other sessions, and attempts
--- that another session is answering for.
+-- that another session is answering for. What an end waits for otherwise, in a user's trigger for example, it waits for
+-- for milliseconds.
 -- Raises 22023, JQ004, 55000.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
@@ -38,6 +39,7 @@ declare
   v_refused bigint[] := '{}';
   v_refusal text;
   v_lack text[];
+  v_until timestamptz;
 begin
   perform awa._check_pass(max_jobs);
   perform awa._note_call(v_now), awa._set_times_back(v_now);
@@ -68,14 +70,17 @@ begin
     return query select 0::bigint;
     return;
   end if;
+  perform set_config('lock_timeout', '50', true);
   begin
     v_rescued := awa._rescue(v_materialized, v_others, v_max - cardinality(v_materialized), v_now);
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
-    -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store. At
-    -- random, so that all are reached where more are refused than one call takes.
+    -- One by one: the rest must not wait for a job that the server can't read, whose failure it refuses to store, or
+    -- whose end another session keeps waiting. At random, so that all are reached where more are refused than one call
+    -- takes, or has time for.
+    perform set_config('lock_timeout', '1', true);
     v_materialized := array(
       select l.receipt
         from awa.leases l
@@ -89,18 +94,24 @@ begin
        limit v_max
          for update skip locked);
     v_others := array(select r from unnest(v_others) r order by random() limit v_max);
+    v_until := clock_timestamp() + awa._budget('1 second', 4);
     for v_one in
-      select array[r] as materialized, '{}'::bigint[] as others, r as receipt
-        from unnest(v_materialized) r
-      union all
-      select '{}', array[r], r
-        from unnest(v_others) r
+      select *
+        from (
+          select array[r] as materialized, '{}'::bigint[] as others, r as receipt from unnest(v_materialized) r
+          union all
+          select '{}', array[r], r from unnest(v_others) r
+        ) o
+       order by random()
     loop
+      exit when clock_timestamp() > v_until;
       begin
         v_rescued := v_rescued + awa._rescue(v_one.materialized, v_one.others, 1, v_now);
       exception when others then
-        continue when awa._is_passing(sqlstate);
-        if not awa._is_about_a_row(sqlstate) then
+        if awa._is_passing(sqlstate) then
+          perform awa._rest_kept(v_one.receipt, awa._refusal(sqlerrm, sqlstate));
+          continue;
+        elsif not awa._is_about_a_row(sqlstate) then
           raise;
         end if;
         v_ended := null;

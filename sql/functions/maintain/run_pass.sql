@@ -40,7 +40,10 @@ begin
     return false;
   end if;
   v_more := coalesce(case pass
-    when 'promote_due' then awa._promote_due(max_jobs, false) >= coalesce(max_jobs, 4096)
+    when 'promote_due' then (
+      select p.promoted >= coalesce(max_jobs, 4096) or p.promoted > 0 and awa._sweeps_on()
+        from awa._promote_due(max_jobs, false) p(promoted)
+    )
     when 'fire_due' then (select f.more from awa.fire_due(max_jobs) f)
     when 'fold' then (select f.more from awa.fold() f)
     when 'end_stuck_claimers' then (select false from awa.end_stuck_claimers() e)
