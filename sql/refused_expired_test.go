@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -167,5 +168,84 @@ func TestRescueBesideALock(t *testing.T) {
 		require.Equal(t, int64(3), s.rescue())
 		s.balanced()
 		s.exec("update awa.deferred_jobs set run_at = now() + interval '1 day'")
+	}
+}
+
+// A claim that meets hundreds of expired jobs takes no longer than its statement may, however slow a user's trigger is
+// for each of them: what is left stays open, or has rows, and takes the slots that it is to take.
+func TestClaimPastExpiredJobsThatTakeLong(t *testing.T) {
+	for _, c := range []struct{ name, settings, slow, refuses string }{
+		{"ends", `{}`, "done_entries", ""},
+		{"rows of attempts", `{}`, "leases", "done_entries, deferred_jobs"},
+		{"all", `{}`, "done_entries, deferred_jobs, leases", ""},
+		{"refused", `{}`, "done_entries, deferred_jobs, leases", "done_entries, deferred_jobs, leases"},
+		{"of a limited queue", `{"max_running": 2}`, "done_entries, deferred_jobs, leases", ""},
+		{"refused, of a limited queue", `{"max_running": 2}`, "done_entries, deferred_jobs, leases",
+			"done_entries, deferred_jobs, leases"},
+		{"with groups", `{"group_max_running": 1}`, "done_entries, deferred_jobs, leases", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDatabase(t)
+			s := d.session()
+			s.limits("q", c.settings)
+			s.exec("select awa.enqueue_many('q', 'bad', array_fill('{}'::jsonb, array[1500]), group_key => 'g', " +
+				"expires_at => now() + interval '1 day')")
+			s.exec("update awa.ready_entries set expires_at = now() - interval '1 second'")
+			last := append(s.enqueueInGroup("q", "h", 1), s.enqueueInGroup("q", "i", 1)...)
+			s.exec("create function public.slow() returns trigger language plpgsql as $$ begin if new.kind = 'bad' " +
+				"then perform pg_sleep(0.01); if tg_argv[0]::boolean then raise 'not this one'; end if; end if; return new; " +
+				"end $$")
+			for _, table := range strings.Split(c.slow, ", ") {
+				s.exec("create trigger slow before insert on awa." + table + " for each row execute function public.slow(" +
+					fmt.Sprint(strings.Contains(c.refuses, table)) + ")")
+			}
+			if c.slow == "leases" {
+				s.refusesIn("23514", strings.Split(c.refuses, ", ")...)
+			}
+			s.exec("set statement_timeout = '4s'")
+			var got []int64
+			for range 10 {
+				for _, job := range s.claim("q", 10) {
+					got = append(got, job.JobID)
+				}
+			}
+			s.exec("set statement_timeout = 0")
+			require.ElementsMatch(t, last, got)
+			s.slots()
+			s.balanced()
+		})
+	}
+}
+
+// Under strict order a job that was given back keeps its place in its group. When it has expired by then, and can't be
+// cancelled, it gives the place up: others of its group do not wait until it can.
+func TestExpiredHolderThatStays(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for n, tables := range [][]string{{"done_entries"}, {"done_entries", "deferred_jobs"}} {
+		queue := fmt.Sprint("q", n)
+		s.limits(queue, `{"group_order": "strict"}`)
+		held := one[int64](s, "select awa.enqueue($1, 'bad', group_key => 'g', expires_at => now() + interval '1 day')",
+			queue)
+		next := s.enqueueInGroup(queue, "g", 1)
+		job := s.claim(queue, 10)
+		require.Equal(t, []int64{held}, ids(job))
+		s.exec("select awa.release($1, $2)", held, job[0].Receipt)
+		s.expire(held)
+		s.refusesIn("23514", tables...)
+		got := ids(s.claim(queue, 10))
+		require.Equal(t, next, append(got, ids(s.claim(queue, 10))...))
+		require.Equal(t, []string{[]string{"scheduled", "running"}[n]}, states(s, []int64{held}))
+		s.slots()
+		for _, table := range tables {
+			s.exec("drop trigger refuse on awa." + table)
+		}
+		s.noGap()
+		s.exec("update awa.leases set lease_until = now() - interval '1 second' where job_id = $1", held)
+		s.exec("update awa.deferred_jobs set run_at = now() where job_id = $1", held)
+		s.exec("select awa.promote_due(), awa.rescue()")
+		require.Equal(t, []string{"cancelled"}, states(s, []int64{held}))
+		s.slots()
+		s.balanced()
 	}
 }

@@ -196,12 +196,6 @@ end
 $$;
 comment on function awa._sweep is 'Looks everywhere for due jobs that were committed late';
 
--- Whether the last sweep has promoted jobs, and has more to look at.
-create or replace function awa._sweeps_on() returns boolean
-language sql
-return (select s.last_value <= awa._microseconds(clock_timestamp()) from awa.next_sweep_at s);
-comment on function awa._sweeps_on is 'Whether the last sweep has promoted jobs, and has more to look at';
-
 -- The longest pause before the next sweep, by the level of the last one.
 -- A next time that is further away was set by a clock that was ahead.
 create or replace function awa._sweep_pause(level bigint) returns interval

@@ -78,8 +78,7 @@ begin
       raise;
     end if;
     -- One by one: the rest must not wait for a job that the server can't read, whose failure it refuses to store, or
-    -- whose end another session keeps waiting. At random, so that all are reached where more are refused than one call
-    -- takes, or has time for.
+    -- whose end has to wait. At random, so that all are reached where more are so than a call takes, or has time for.
     perform set_config('lock_timeout', '1', true);
     v_materialized := array(
       select l.receipt
@@ -108,10 +107,9 @@ begin
       begin
         v_rescued := v_rescued + awa._rescue(v_one.materialized, v_one.others, 1, v_now);
       exception when others then
-        if awa._is_passing(sqlstate) then
-          perform awa._rest_kept(v_one.receipt, awa._refusal(sqlerrm, sqlstate));
-          continue;
-        elsif not awa._is_about_a_row(sqlstate) then
+        perform awa._rest_kept(v_one.receipt, awa._refusal(sqlerrm, sqlstate)) where awa._is_passing(sqlstate);
+        continue when awa._is_passing(sqlstate);
+        if not awa._is_about_a_row(sqlstate) then
           raise;
         end if;
         v_ended := null;
