@@ -164,7 +164,7 @@ func (s *site) waiting() (n int) {
 
 // A reader who leaves cancels what is being read.
 func TestReadersWhoLeaveCancel(t *testing.T) {
-	s := newSite(t, Options{})
+	s := newSite(t, Options{Timeout: time.Hour})
 	s.execute(`begin`, `lock table awa.workers in access exclusive mode`)
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan struct{})
