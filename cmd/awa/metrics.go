@@ -77,21 +77,7 @@ func runMetrics(ctx context.Context, args []string, stdout, stderr io.Writer) er
 		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	fmt.Fprintf(stdout, "serving metrics at http://%s/metrics\n", listener.Addr())
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		finish, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if server.Shutdown(finish) != nil {
-			server.Close()
-		}
-	})
-	err = server.Serve(listener)
-	if !stop() {
-		<-stopped
-		return nil
-	}
-	return err
+	return serveUntilStopped(ctx, server, listener)
 }
 
 // handler serves the three pages. The two that are for machines which need not know more say no more than yes or no.
