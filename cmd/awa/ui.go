@@ -45,8 +45,7 @@ while this program runs.
   --user-header NAME       the header in which a trusted proxy names the user, as X-Remote-User
   --role USER=ROLE         the database role of a user, behind the last =; * stands for all others. Without
                            any, all have the rights of the login
-  --allow-changes          offer to cancel and retry jobs, and to pause and resume queues, where the database
-                           role may do that
+  --allow-changes          offer changes of jobs and queues, where the database role may make them
 
 Exit status: 0 it was stopped by a signal; 1 it can't listen there, or a URL is wrong; 2 the command line
 is wrong.

@@ -1,47 +1,117 @@
 package ui
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// action is something that a user may do to a job or a queue.
+// What an action is done to.
+const (
+	ofJob    = "job"
+	ofQueue  = "queue"
+	ofChange = "change"
+)
+
+// action is something that a user may do.
 type action struct {
 	Name, Text string
-	isOfQueue  bool
+	of         string
 	function   string   // with the types of its arguments: the right to call it is the right to do this
-	states     []string // of jobs for which it is offered
-	statement  string   // with the job's id, or the queue's name, as $1
-	takeReason bool
+	states     []string // in which it is offered
+	fields     []string // of its form, which are the arguments of the statement after the subject
+	statement  string   // with the job's or the change's id, or the queue's name, as $1
+	change     string   // the action of start_change; "" for none
+	changed    []string // the states of jobs that this changes, where the filter names none; nil for states
 }
+
+var (
+	live  = []string{"available", "running", "retryable", "scheduled"} // in the order in which a preview counts them
+	waits = []string{"available", "retryable", "scheduled"}
+	lost  = []string{"dead", "failed", "cancelled"}
+)
 
 // actions are all that can be done from a page.
 var actions = []action{
 	{
-		Name: "cancel", Text: "Cancel", function: "awa.cancel(bigint,text)",
-		states:    []string{"scheduled", "retryable", "available", "running"},
-		statement: `select awa.cancel(job_id => $1, reason => $2)`, takeReason: true,
+		Name: "cancel", Text: "Cancel", of: ofJob, function: "awa.cancel(bigint,text)", states: live,
+		fields: []string{"reason"}, statement: `select awa.cancel(job_id => $1, reason => $2)`, change: "cancel",
 	},
 	{
-		Name: "retry", Text: "Retry now", function: "awa.retry(bigint,text,integer,timestamptz)",
-		states:    []string{"failed", "dead", "cancelled", "scheduled", "retryable"},
-		statement: `select awa.retry(job_id => $1)`,
+		Name: "retry", Text: "Retry", of: ofJob, function: "awa.retry(bigint,text,integer,timestamptz)",
+		states: append([]string{"scheduled", "retryable"}, lost...), fields: []string{"to_queue", "priority", "run_at"},
+		statement: `select awa.retry(job_id => $1, queue => $2, priority => $3, run_at => $4)`,
+		change:    "retry", changed: lost,
 	},
 	{
-		Name: "pause", Text: "Pause", isOfQueue: true, function: "awa.pause_queue(text)",
+		Name: "discard", Text: "Make a dead letter", of: ofJob, function: "awa.discard_job(bigint,text)", states: live,
+		fields: []string{"reason"}, statement: `select awa.discard_job(job_id => $1, reason => $2)`, change: "discard",
+	},
+	{
+		Name: "move", Text: "Move", of: ofJob, function: "awa.move(bigint,text)", states: waits,
+		fields: []string{"to_queue"}, statement: `select awa.move(job_id => $1, queue => $2)`, change: "move",
+	},
+	{
+		Name: "priority", Text: "Set the priority", of: ofJob, function: "awa.set_priority(bigint,integer)", states: waits,
+		fields: []string{"priority"}, statement: `select awa.set_priority(job_id => $1, priority => $2)`,
+		change: "set_priority",
+	},
+	{
+		Name: "delete", Text: "Delete", of: ofJob, function: "awa.delete_job(bigint)",
+		states: append([]string{"completed"}, lost...), statement: `select awa.delete_job(job_id => $1)`, change: "delete",
+	},
+	{
+		Name: "pause", Text: "Pause", of: ofQueue, function: "awa.pause_queue(text)", states: []string{"open"},
 		statement: `select awa.pause_queue(queue => $1)`,
 	},
 	{
-		Name: "resume", Text: "Resume", isOfQueue: true, function: "awa.resume_queue(text)",
+		Name: "resume", Text: "Resume", of: ofQueue, function: "awa.resume_queue(text)", states: []string{"paused"},
 		statement: `select awa.resume_queue(queue => $1)`,
 	},
+	{
+		Name: "stop", Text: "Stop", of: ofChange, function: "awa.stop_change(bigint)", states: []string{"running"},
+		statement: `select awa.stop_change(change_id => $1)`,
+	},
+	{Name: "change", function: "awa.start_change(text,jsonb,jsonb)"}, // of all that match: see start
+}
+
+// field is an input of a form.
+type field struct {
+	Name, Label, Hint string
+	IsNeeded          bool
+}
+
+// Fields are the inputs of the action's form.
+func (a action) Fields() (fields []field) {
+	isNeeded := a.Name == "move" || a.Name == "priority"
+	for _, name := range a.fields {
+		f := field{Name: name, IsNeeded: isNeeded}
+		switch name {
+		case "reason":
+			f.Label = "Reason"
+		case "to_queue":
+			f.Label, f.Hint = "To queue", "the same"
+		case "priority":
+			f.Label = "Priority"
+		case "run_at":
+			f.Label, f.Hint = "Not before (UTC)", "now"
+		case "over":
+			f.Label, f.Hint = "Spread over", "2 hours"
+		}
+		if isNeeded {
+			f.Hint = ""
+		}
+		fields = append(fields, f)
+	}
+	return fields
 }
 
 // rights returns the names of the actions that the user's database role may do. None for a user who only reads.
@@ -64,97 +134,190 @@ func (p *page) rights(q queryer) ([]string, error) {
 	return may, err
 }
 
-// offered returns the actions of a job in a state.
-func offered(may []string, state string) (offers []action) {
+// offered returns the actions that a user may do to something in a state; "" for any state.
+func offered(may []string, of, state string) (offers []action) {
 	for _, a := range actions {
-		if !a.isOfQueue && slices.Contains(may, a.Name) && slices.Contains(a.states, state) {
+		if a.of == of && slices.Contains(may, a.Name) && (state == "" || slices.Contains(a.states, state)) {
 			offers = append(offers, a)
 		}
 	}
 	return offers
 }
 
-// offeredOfQueue returns the actions of a queue.
-func offeredOfQueue(may []string, isPaused bool) (offers []action) {
-	for _, a := range actions {
-		if a.isOfQueue && slices.Contains(may, a.Name) && (a.Name == "resume") == isPaused {
-			offers = append(offers, a)
-		}
-	}
-	return offers
+// mostForm bounds the form of an action.
+const mostForm = 512 << 10
+
+// refusal is an answer to what is not done.
+type refusal struct {
+	status int
+	text   string
 }
 
-// TakesReason says whether a form has a field for a reason.
-func (a action) TakesReason() bool { return a.takeReason }
+func (r refusal) Error() string { return r.text }
 
-// act does what a form asks for, and leads back to the page of the job or the queue. The form has no key of this
-// process: a request of another site's is known by what the browser says of it, so it works with several processes, and
-// after a restart. What the user may not do is refused, whether it was offered or not.
-func (p *page) act(w http.ResponseWriter, r *http.Request) {
-	refuse := func(status int, text string) { p.send(w, status, "message", p.message(text)) }
-	r.Body = http.MaxBytesReader(w, r.Body, 128<<10)
+func refuse(status int, text string) error { return refusal{status, text} }
+
+// readAction reads the form of an action, and refuses who may not change anything.
+func (p *page) readAction(w http.ResponseWriter, r *http.Request) (a action, form url.Values, err error) {
+	r.Body = http.MaxBytesReader(w, r.Body, mostForm)
 	if err := r.ParseForm(); err != nil {
-		refuse(http.StatusBadRequest, "This can't be read, or is too long.")
-		return
+		return a, nil, refuse(http.StatusBadRequest, "This can't be read, or is too long.")
 	}
-	form := r.PostForm
-	at := slices.IndexFunc(actions, func(a action) bool { return a.Name == form.Get("action") })
-	if at < 0 {
-		refuse(http.StatusBadRequest, "There is no such action.")
-		return
+	at := slices.IndexFunc(actions, func(a action) bool { return a.of != "" && a.Name == r.PostForm.Get("action") })
+	switch {
+	case at < 0:
+		return a, nil, refuse(http.StatusBadRequest, "There is no such action.")
+	case !p.user.MayChange:
+		return a, nil, refuse(http.StatusForbidden, "You may read here, and change nothing.")
 	}
-	if !p.user.MayChange {
-		refuse(http.StatusForbidden, "You may read here, and change nothing.")
-		return
-	}
-	a := actions[at]
-	queue, err := url.QueryUnescape(form.Get("queue"))
-	if queue = clean(queue); a.isOfQueue && (err != nil || queue == "") {
-		refuse(http.StatusBadRequest, "The queue has no name that can be read.")
-		return
-	}
-	back, subject, looked := p.Link("/queue", "name", queue), any(queue), queueStateSQL
-	if !a.isOfQueue {
-		id, refused := idOf(form.Get("job"))
-		if id == nil || refused != "" {
-			refuse(http.StatusBadRequest, "The id of a job is a whole number.")
-			return
+	return actions[at], r.PostForm, nil
+}
+
+// act does what a form asks for. The form has no key of this process: a request of another site's is known by what the
+// browser says of it, so it works with several processes, and after a restart. What the user may not do is refused,
+// whether it was offered or not.
+func (p *page) act(w http.ResponseWriter, r *http.Request) {
+	a, form, err := p.readAction(w, r)
+	if err == nil {
+		switch form.Get("scope") {
+		case "selected":
+			err = p.actOnSelected(w, a, form)
+		case "all":
+			err = p.actOnAll(w, r, a, form)
+		default:
+			err = p.actOnOne(w, r, a, form)
 		}
-		back, subject, looked = p.JobLink(*id), *id, jobStateSQL
 	}
-	arguments := []any{subject}
-	if a.takeReason {
-		arguments = append(arguments, optional(clean(strings.TrimSpace(form.Get("reason")))))
-	}
-	p.patience = 2 // it may wait for claim_wait
-	log := p.h.options.Log.With("action", a.Name, "database", p.Database, "user", strconv.Quote(p.user.Name))
-	if a.isOfQueue {
-		log = log.With("queue", strconv.Quote(queue))
-	} else {
-		log = log.With("job", subject)
-	}
-	err = p.transaction(pgx.ReadWrite, func(q queryer) error {
-		if err := expect(q, looked, subject, form.Get("seen")); err != nil {
-			return err
-		}
-		_, err := q.Exec(q, a.statement, arguments...)
-		return err
-	})
 	if err != nil {
 		status, text := failedAction(err)
-		log.WarnContext(p.ctx, "an action failed", "error", err)
-		refuse(status, text)
-		return
+		p.send(w, status, "message", p.message(text))
 	}
-	log.InfoContext(p.ctx, "an action was done")
-	http.Redirect(w, r, back, http.StatusSeeOther)
 }
 
-// What a job or a queue is like; no row where there is none.
+// log returns a log of an action.
+func (p *page) log(a action, pairs ...any) *logger {
+	log := p.h.options.Log.With("action", a.Name, "database", p.Database, "user", strconv.Quote(p.user.Name))
+	return &logger{p, log.With(pairs...)}
+}
+
+// do does an action to one thing, if it is as the user has seen it, and logs that.
+func (p *page) do(log *logger, a action, looked string, subject any, seen string, arguments []any) error {
+	err := p.transaction(pgx.ReadWrite, func(q queryer) error {
+		if err := expect(q, looked, subject, seen); err != nil {
+			return err
+		}
+		if err := expectQueue(q, a, arguments); err != nil {
+			return err
+		}
+		_, err := q.Exec(q, a.statement, append([]any{subject}, arguments...)...)
+		return err
+	})
+	return log.done(err)
+}
+
+// actOnOne does an action to a job, a queue or a change, and leads back to its page.
+func (p *page) actOnOne(w http.ResponseWriter, r *http.Request, a action, form url.Values) error {
+	arguments, err := a.arguments(form)
+	if err != nil {
+		return err
+	}
+	p.patience = 2 // it may wait for claim_wait
+	var back, looked, name string
+	var subject, named any
+	switch a.of {
+	case ofQueue:
+		queue, err := url.QueryUnescape(form.Get("queue"))
+		if queue = clean(queue); err != nil || queue == "" {
+			return refuse(http.StatusBadRequest, "The queue has no name that can be read.")
+		}
+		back, looked = p.Link("/queue", "name", queue), queueStateSQL
+		subject, name, named = queue, "queue", strconv.Quote(queue)
+	default:
+		id, refused := idOf(form.Get(a.of))
+		if id == nil || refused != "" {
+			return refuse(http.StatusBadRequest, "The id of a "+a.of+" is a whole number.")
+		}
+		back, looked = p.JobLink(*id), jobStateSQL
+		if a.of == ofChange {
+			back, looked = p.ChangeLink(*id), changeStateSQL
+		}
+		subject, name, named = *id, a.of, *id
+	}
+	if err := p.do(p.log(a, name, named), a, looked, subject, form.Get("seen"), arguments); err != nil {
+		return err
+	}
+	if a.Name == "delete" {
+		back = p.Link("/jobs")
+	}
+	http.Redirect(w, r, back, http.StatusSeeOther)
+	return nil
+}
+
+// arguments reads the fields of a form, which are nil where nothing is written.
+func (a action) arguments(form url.Values) (arguments []any, err error) {
+	for _, f := range a.Fields() {
+		text := clean(form.Get(f.Name))
+		if f.Name != "to_queue" { // whose name may begin with a space
+			text = strings.TrimSpace(text)
+		}
+		if text == "" && f.IsNeeded {
+			return nil, refuse(http.StatusBadRequest, f.Label+" is missing.")
+		}
+		var value any
+		switch {
+		case text == "":
+		case f.Name == "priority":
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 || n > 4 {
+				return nil, refuse(http.StatusBadRequest, "A priority is a number from 1 to 4.")
+			}
+			value = n
+		case f.Name == "run_at":
+			at, err := parseTime(text)
+			if err != nil {
+				return nil, refuse(http.StatusBadRequest, notATime)
+			}
+			value = at
+		default:
+			value = text
+		}
+		arguments = append(arguments, value)
+	}
+	return arguments, nil
+}
+
+// options are the fields of a form as start_change takes them.
+func (a action) options(form url.Values) ([]byte, []any, error) {
+	if a.change == "retry" {
+		a.fields = append(slices.Clone(a.fields), "over")
+	}
+	arguments, err := a.arguments(form)
+	if err != nil {
+		return nil, nil, err
+	}
+	options := map[string]any{}
+	for i, name := range a.fields {
+		switch value := arguments[i].(type) {
+		case nil:
+		case time.Time:
+			options[name] = value.Format(time.RFC3339Nano)
+		default:
+			options[strings.TrimPrefix(name, "to_")] = value
+		}
+	}
+	text, err := json.Marshal(options)
+	return text, arguments, err
+}
+
+const notATime = "A time is written as 2026-12-01 10:30, in UTC."
+
+// What a job, a queue or a change is like; no row where there is none.
 const (
 	jobStateSQL   = `select j.state::text from awa.job($1) j`
 	queueStateSQL = `select case when q.paused_at is null then 'open' else 'paused' end
 		  from awa.list_queues() q where q.queue = $1`
+	changeStateSQL = `select c.state::text from awa.list_changes(before_id => $1 + 1, max_changes => 1) c
+		 where c.change_id = $1`
 )
 
 // changedError says that a job or a queue is not what the user has seen, or is not there.
@@ -182,11 +345,27 @@ func expect(q queryer, sql string, subject any, seen string) error {
 	return nil
 }
 
+// expectQueue refuses to send jobs to a queue that is not there: the name may be wrong, and would make one.
+func expectQueue(q queryer, a action, arguments []any) error {
+	at := slices.Index(a.fields, "to_queue")
+	if at < 0 || arguments[at] == nil {
+		return nil
+	}
+	row, err := rowOf[struct{ State string }](q, queueStateSQL, arguments[at])
+	if err == nil && row == nil {
+		err = refuse(http.StatusConflict, "Not done: there is no queue of this name. Write it as the page of queues does.")
+	}
+	return err
+}
+
 // failedAction says why an action was not done.
 func failedAction(err error) (status int, text string) {
 	var pgErr *pgconn.PgError
 	var changed changedError
+	var refused refusal
 	switch {
+	case errors.As(err, &refused):
+		return refused.status, refused.text
 	case errors.As(err, &changed):
 		return http.StatusConflict, "Not done: " + changed.Error() + ". Look again."
 	case !errors.As(err, &pgErr):

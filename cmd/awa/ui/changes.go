@@ -3,6 +3,8 @@ package ui
 import (
 	"strconv"
 	"time"
+
+	"github.com/awa-pg/awa/cmd/awa/internal/mask"
 )
 
 // changeRow is a change of jobs that somebody made.
@@ -25,6 +27,15 @@ const changesSQL = `
 	  from awa.list_changes(before_id => $1, max_changes => $2) c
 	 order by c.change_id desc`
 
+const changesHint = "Call awa.list_changes in psql."
+
+// mask hides what is not to be seen.
+func (c *changeRow) mask(masker *mask.Masker) {
+	for _, text := range []*string{c.Filter, c.Options, c.LastError} {
+		maskText(masker, text)
+	}
+}
+
 type changesView struct {
 	*page
 	Changes panel[[]changeRow]
@@ -40,12 +51,10 @@ func changesPage(p *page) (string, any) {
 		p.status = 400
 		return "message", p.message("The id of a change is a whole number.")
 	}
-	v.Changes = read(p, "Call awa.list_changes in psql.", func(q queryer) ([]changeRow, error) {
+	v.Changes = read(p, changesHint, func(q queryer) ([]changeRow, error) {
 		rows, err := rowsOf[changeRow](q, changesSQL, before, pageLength+1)
 		for i := range rows {
-			for _, text := range []*string{rows[i].Filter, rows[i].Options, rows[i].LastError} {
-				maskText(p.h.masker, text)
-			}
+			rows[i].mask(p.h.masker)
 		}
 		return rows, err
 	})
@@ -54,4 +63,41 @@ func changesPage(p *page) (string, any) {
 		v.Older = p.Here("before", strconv.FormatInt(rows[pageLength-1].ID, 10))
 	}
 	return "changes", v
+}
+
+// oneChange is a change, and what can be done to it.
+type oneChange struct {
+	changeRow
+	Actions []action
+}
+
+type changeView struct {
+	*page
+	ID     int64
+	Change panel[*oneChange]
+}
+
+// changePage shows how far a change has come.
+func changePage(p *page) (string, any) {
+	p.Title, p.Section = "Change "+p.Get("id"), "changes"
+	id, refused := idOf(p.Get("id"))
+	if id == nil || refused != "" {
+		p.status = 404
+		return "message", p.message("There is no such change: its id is a whole number.")
+	}
+	v := changeView{page: p, ID: *id}
+	v.Change = read(p, changesHint, func(q queryer) (*oneChange, error) {
+		row, err := rowOf[changeRow](q, changesSQL, *id+1, 1)
+		if err != nil || row == nil || row.ID != *id {
+			return nil, err
+		}
+		row.mask(p.h.masker)
+		may, err := p.rights(q)
+		return &oneChange{*row, offered(may, ofChange, row.State)}, err
+	})
+	if v.Change.Failed == "" && v.Change.Data == nil {
+		p.status = 404
+		return "message", p.message("There is no such change, or it ended more than 90 days ago.")
+	}
+	return "change", v
 }

@@ -130,7 +130,7 @@ func (h *Handler) serveJob(w http.ResponseWriter, p *page, rest string) {
 		if err != nil {
 			return nil, err
 		}
-		job.Actions = offered(may, job.State)
+		job.Actions = offered(may, ofJob, job.State)
 		job.mask(h.masker)
 		job.Timeline = newTimeline(job, p.clock())
 		return job, nil

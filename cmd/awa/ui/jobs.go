@@ -69,6 +69,7 @@ type jobsView struct {
 	States  []string
 	Args    string
 	Refused string // what is wrong with the filter
+	Many    many
 	Jobs    panel[jobsFound]
 	Older   string // the address of the next page, or ""
 }
@@ -77,6 +78,7 @@ type jobsView struct {
 type jobsFound struct {
 	Rows []jobRow
 	Next *int64
+	May  []string // what the user may do
 }
 
 func jobsPage(p *page) (string, any) {
@@ -93,7 +95,7 @@ func jobsPage(p *page) (string, any) {
 	if text := strings.TrimSpace(p.Get("until")); text != "" {
 		until, err := parseTime(text)
 		if err != nil {
-			refused = "A time is written as 2026-12-01 10:30, in UTC."
+			refused = notATime
 		}
 		f.Before = optional(until.Format(time.RFC3339Nano))
 	}
@@ -111,12 +113,18 @@ func jobsPage(p *page) (string, any) {
 	if f.isDeep() {
 		p.patience = 3
 	}
-	v.Jobs = read(p, hint, func(q queryer) (jobsFound, error) {
+	v.Jobs = read(p, hint, func(q queryer) (found jobsFound, err error) {
 		if f.isDeep() {
-			return f.scan(q, before)
+			found, err = f.scan(q, before)
+		} else {
+			found, err = f.list(q, before)
 		}
-		return f.list(q, before)
+		if err == nil {
+			found.May, err = p.rights(q)
+		}
+		return found, err
 	})
+	v.Many = p.newMany(v.Jobs.Data.May, f)
 	v.Jobs.Data.mask(p.h.masker)
 	if next := v.Jobs.Data.Next; next != nil {
 		v.Older = p.Here("before", strconv.FormatInt(*next, 10))

@@ -44,7 +44,7 @@ func TestListsArePaged(t *testing.T) {
 	assert.Len(t, s.all("/schedules", regexp.MustCompile(`>(schedule \d+)</a>`)), 120)
 	assert.Len(t, s.all("/workers", regexp.MustCompile(`<td>(worker \d+)</td>`)), 120)
 	assert.Len(t, s.all("/dead", regexp.MustCompile(`<a href="/job/(\d+)">`)), 120)
-	assert.Len(t, s.all("/changes", regexp.MustCompile(`<th scope="row">(\d+)</th>`)), 120)
+	assert.Len(t, s.all("/changes", regexp.MustCompile(`<th scope="row"><a href="/change\?id=(\d+)"`)), 120)
 	assert.Len(t, s.all("/schedules?search=LE+07", regexp.MustCompile(`>(schedule \d+)</a>`)), 10)
 	assert.Len(t, s.all("/workers?search=er+07", regexp.MustCompile(`<td>(worker \d+)</td>`)), 10)
 	assert.Empty(t, s.all("/dead?queue=other", regexp.MustCompile(`<a href="/job/(\d+)">`)))

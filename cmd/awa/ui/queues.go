@@ -100,7 +100,7 @@ func queuePage(p *page) (string, any) {
 		if err != nil {
 			return nil, err
 		}
-		queue.Actions = offeredOfQueue(may, queue.PausedAt != nil)
+		queue.Actions = offered(may, ofQueue, pauseState(queue.PausedAt != nil))
 		var settings map[string]json.RawMessage
 		if err := q.QueryRow(q, settingsSQL, v.Name).Scan(&settings, &queue.ChangedAt, &queue.ChangedBy); err != nil {
 			return nil, err

@@ -24,6 +24,7 @@ var templates = func() map[string]*template.Template {
 	functions := template.FuncMap{
 		"at": at, "number": number, "seconds": seconds, "show": show, "first": first, "bytes": size,
 		"nonzero": func(n int64) bool { return n != 0 },
+		"len64":   func(rows []jobRow) int64 { return int64(len(rows)) },
 	}
 	shared := []string{"layout.html", "parts.html"}
 	files, err := fs.Glob(templateFiles, "templates/*.html")

@@ -138,14 +138,14 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 		"/job":  {nil, []string{"id"}}, "/dead": {deadPage, []string{"queue", "kind", "before"}},
 		"/schedules": {schedulesPage, list}, "/schedule": {schedulePage, []string{"name"}},
 		"/workers": {workersPage, list}, "/worker": {workerPage, []string{"id"}}, "/segments": {segmentsPage, nil},
-		"/changes": {changesPage, []string{"before"}}, "/audit": {auditPage, nil},
+		"/changes": {changesPage, []string{"before"}}, "/change": {changePage, []string{"id"}}, "/audit": {auditPage, nil},
 	}
 	if options.Prefix != "" {
 		if !ValidPrefix(options.Prefix) {
 			return nil, errors.New("ui: the prefix should be a path such as /admin/queue")
 		}
 		first := "/" + strings.Split(options.Prefix, "/")[1]
-		if _, isPage := h.routes[first]; isPage || slices.Contains([]string{"/assets", "/live", "/act"}, first) {
+		if _, isPage := h.routes[first]; isPage || slices.Contains([]string{"/assets", "/live", "/act", "/preview"}, first) {
 			return nil, fmt.Errorf("ui: the prefix can't begin with %s, which is the path of a page", first)
 		}
 	}
@@ -191,10 +191,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	isSearch := r.Method == http.MethodPost && p.path == "/jobs" // by arguments, which stay out of the URL
-	isAction := r.Method == http.MethodPost && p.path == "/act"
+	isAction := r.Method == http.MethodPost && (p.path == "/act" || p.path == "/preview")
 	p.isAsked = r.Method == http.MethodPost && p.path == "/audit" // no link and no image of another site's starts it
 	if err := h.origin.Check(r); err != nil || isOfAnotherSite(r) {
 		p.send(w, http.StatusForbidden, "message", p.message("Another site has sent this: nothing was done."))
+		return
+	}
+	if isAction && p.path == "/preview" {
+		p.preview(w, r)
 		return
 	}
 	if isAction {

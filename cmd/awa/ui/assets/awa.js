@@ -40,7 +40,7 @@ function replacePanel(old, fresh) {
   }
 }
 
-// update shows the panels of a new reading. It waits where the reader types, has selected text, or is about to
+// update shows the panels of a new reading. It waits where the reader types, has selected text or jobs, or is about to
 // press a button: another one could take its place.
 function update(html) {
   const read = new DOMParser().parseFromString(html, "text/html");
@@ -49,7 +49,7 @@ function update(html) {
     const fresh = read.getElementById(old.id);
     const isTyping = old.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
     const isSelecting = selection && !selection.isCollapsed && old.contains(selection.anchorNode);
-    const isActing = old.querySelector(".actions:hover, .actions:focus-within") !== null;
+    const isActing = old.querySelector(".actions:hover, .actions:focus-within, input:checked") !== null;
     if (fresh && !isTyping && !isSelecting && !isActing) replacePanel(old, document.adoptNode(fresh));
   }
   showAges();
