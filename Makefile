@@ -39,7 +39,7 @@ test:
 	go vet -tags pgupgrade ./sql
 	cd bench && go vet ./...
 	$(SQLC) diff
-	go run ./internal/withpg -- scripts/test.sh
+	@scripts/test.sh
 
 # MATRIX: versions, and another command: see the script
 .PHONY: test-matrix

@@ -22,4 +22,4 @@ else
 		PGOPTIONS='-c client_min_messages=warning' sql -d $db -f -
 fi
 
-pg_prove --recurse --ext .sql -d $db pgtap/
+pg_prove --timer --recurse --ext .sql -d $db pgtap/
