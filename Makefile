@@ -35,7 +35,7 @@ test:
 	@scripts/setup.sh test
 	@files=$$(find . -name '*.go' -not -path './gen/*' -exec gofmt -l {} +) || exit 1; \
 		test -z "$$files" || { printf 'not formatted with gofmt:\n%s\n' "$$files"; exit 1; }
-	go vet ./... ./cmd/awa/... ./otelawa/...
+	go vet ./... ./cmd/awa/... ./cmd/awa/browsertest ./otelawa/...
 	go vet -tags pgupgrade ./sql
 	cd bench && go vet ./...
 	$(SQLC) diff
@@ -100,7 +100,7 @@ generate:
 tidy:
 	GOWORK=off go mod tidy
 	cd bench && go mod tidy
-	for module in cmd/awa otelawa; do ( \
+	for module in cmd/awa cmd/awa/browsertest otelawa; do ( \
 		cd $$module && go mod edit -replace github.com/awa-pg/awa=$(CURDIR) || exit 1; \
 		GOWORK=off go mod tidy; status=$$?; \
 		go mod edit -dropreplace github.com/awa-pg/awa; exit $$status) || exit 1; done

@@ -74,6 +74,10 @@ check() {
 		missing+=("no pip for python3: install python3-pip")
 		packages+=(python3-pip)
 	fi
+	if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then # the tests of the pages
+		missing+=("no browser: install chromium, with a font such as fonts-liberation")
+		packages+=(chromium fonts-liberation)
+	fi
 	# The package is for the Python of the system, which another one may hide.
 	if ! python3 -c 'import psycopg' 2>/dev/null && ! /usr/bin/python3 -c 'import psycopg' 2>/dev/null; then
 		missing+=("no psycopg for python3: install python3-psycopg, or \"pip install psycopg[binary]\"")
@@ -126,9 +130,25 @@ install() {
 	((status == 0)) || give_up
 }
 
+# Fetches axe-core, with which the tests look at how accessible the pages are. This package from PyPI holds it, in a
+# file of half a megabyte; that of npm would need npm. cmd/awa/browsertest knows the directory.
+fetch_axe() {
+	local axe=4.12.1 package=axe-playwright-python==0.1.8 dir
+	dir=${XDG_CACHE_HOME:-$HOME/.cache}/awa/axe-$axe
+	[[ ! -e $dir/axe.min.js ]] || return 0
+	echo "setup.sh: fetching axe-core $axe"
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$tmp" "$package"
+	python3 -m zipfile -e "$tmp"/axe_playwright_python-*.whl "$tmp/axe"
+	mkdir -p "$dir"
+	mv "$tmp/axe/axe_playwright_python/axe.min.js" "$dir/axe.min.js"
+}
+
 check
 if ((${#missing[@]})); then
 	install
 	check
 	((${#missing[@]} == 0)) || give_up
+fi
+if [[ $mode == test ]]; then
+	fetch_axe
 fi

@@ -18,7 +18,7 @@ names=(pgtap) # those that take the longest first
 for ((part = 1; part <= parts; part++)); do
 	names+=("sql-$part")
 done
-names+=(driver cmd others bench lint models)
+names+=(browser driver cmd others bench lint models)
 [[ ${1:-} != -list ]] || { printf '%s\n' "${names[@]}" && exit; }
 
 groups=("${names[@]}")
@@ -48,6 +48,7 @@ run() {
 		;;
 	driver) "${go_test[@]}" ./driver ;;
 	cmd) "${go_test[@]}" ./cmd/awa/... ;;
+	browser) "${go_test[@]}" ./cmd/awa/browsertest ;;
 	others)
 		tests=$(go list ./... ./otelawa/... | grep -vE '/awa/(sql|driver)$')
 		"${go_test[@]}" $tests
