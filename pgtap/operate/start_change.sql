@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(69);
+select plan(71);
 
 -- Refusals
 select pg_temp.refused(format('select awa.start_change(%s, %L, %L)', c.action, c.filter, c.options), '22023', c.names,
@@ -155,6 +155,32 @@ select results_eq($$
     ('drop_queue', '{"queue": "Q c"}', '{"force": true}')$$,
   'with an actor each is, where it changes something: of what, and how');
 select is((select count(*) from awa.list_changes() c where c.actor = 'Grace'), 10::bigint, 'and nothing else');
+
+-- So are changes of schedules
+select awa.schedule(pg_temp.q(), pg_temp.q(), 'k', '0 3 * * *') \g /dev/null
+set local awa.actor = 'Edith';
+select awa.schedule(pg_temp.q(), pg_temp.q(), 'k', '0 4 * * *', timezone => 'Europe/Paris') \g /dev/null
+select awa.pause_schedule(pg_temp.q(), 'why') \g /dev/null
+select awa.trigger_schedule(pg_temp.q()) as job_id \gset
+select awa.resume_schedule(pg_temp.q()) \g /dev/null
+select count(*) as jobs from awa.backfill_schedule(pg_temp.q(), '2020-01-01', '2020-01-03', repeat => true) \gset
+select awa.unschedule(pg_temp.q()) \g /dev/null
+select pg_temp.refused(format('select awa.pause_schedule(%L)', pg_temp.q()), 'JQ007', '', 'a refusal is not recorded');
+set local awa.actor = '';
+select results_eq(format($$
+  select c.action, c.options, c.changed
+    from awa.list_changes() c
+   where c.actor = 'Edith' and c.filter = jsonb_build_object('schedule', %L) and c.state = 'finished'
+     and c.found = c.changed and c.started_by = session_user
+   order by c.change_id$$, pg_temp.q()),
+  format($$values ('schedule', '{"queue": %1$s, "kind": "k", "cron": "0 4 * * *", "timezone": "Europe/Paris"}'::jsonb,
+      0::bigint),
+    ('pause_schedule', '{"reason": "why"}', 0), ('trigger_schedule', '{"job_id": %2$s}', 1),
+    ('resume_schedule', '{}', 0),
+    ('backfill_schedule', '{"from": "2020-01-01T00:00:00+00:00", "to": "2020-01-03T00:00:00+00:00", "repeat": true}',
+      %3$s),
+    ('unschedule', '{}', 0)$$, to_json(pg_temp.q()), :job_id, :jobs),
+  'with an actor each is: of which schedule, and how');
 savepoint s;
 set local awa.actor = 'Ada';
 select awa.enqueue(pg_temp.q(' long'), 'k') as long_id \gset
@@ -171,7 +197,7 @@ select pg_temp.refused(format('select awa.delete_where(%s => %s)', c.names, c.va
  order by c.names;
 select awa.cancel_where(pg_temp.q(' b')) \g /dev/null
 rollback to s;
-select is((select count(*) from awa.list_changes()), 22::bigint, 'a change that rolls back never was');
+select is((select count(*) from awa.list_changes()), 28::bigint, 'a change that rolls back never was');
 
 select * from finish();
 rollback;

@@ -41,6 +41,7 @@
 {{ template "engine/cancelling.sql" . }}
 {{ template "engine/expiry.sql" . }}
 {{ template "engine/scan.sql" . }}
+{{ template "engine/notes.sql" . }}
 {{ template "engine/statistics.sql" . }}
 {{ template "engine/rollups.sql" . }}
 {{ template "engine/counts.sql" . }}

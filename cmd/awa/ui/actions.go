@@ -16,9 +16,13 @@ import (
 
 // What an action is done to.
 const (
-	ofJob    = "job"
-	ofQueue  = "queue"
-	ofChange = "change"
+	ofJob      = "job"
+	ofQueue    = "queue"
+	ofGroup    = "group"
+	ofSchedule = "schedule"
+	ofChange   = "change"
+	ofArgs     = "args"    // of a job: see edit
+	ofNothing  = "nothing" // a new job: see enqueue
 )
 
 // action is something that a user may do.
@@ -80,6 +84,41 @@ var actions = []action{
 		Name: "stop", Text: "Stop", of: ofChange, function: "awa.stop_change(bigint)", states: []string{"running"},
 		statement: `select awa.stop_change(change_id => $1)`,
 	},
+	{
+		Name: "configure", Text: "Set", of: ofQueue, function: "awa.configure_queue(text,jsonb)",
+		states: []string{"open", "paused"}, fields: []string{"setting"},
+		statement: `select awa.configure_queue(queue => $1, settings => $2)`,
+	},
+	{
+		Name: "pause_group", Text: "Pause", of: ofGroup, function: "awa.pause_group(text,text,text,timestamptz)",
+		states: []string{"open"}, fields: []string{"reason", "until"},
+		statement: `select awa.pause_group(queue => $1, group_key => $2, reason => $3, until => $4)`,
+	},
+	{
+		Name: "resume_group", Text: "Resume", of: ofGroup, function: "awa.resume_group(text,text)",
+		states: []string{"paused"}, statement: `select awa.resume_group(queue => $1, group_key => $2)`,
+	},
+	{
+		Name: "pause_schedule", Text: "Pause", of: ofSchedule, function: "awa.pause_schedule(text,text)",
+		states: []string{"open", "failing"}, fields: []string{"reason"},
+		statement: `select awa.pause_schedule(name => $1, reason => $2)`,
+	},
+	{
+		Name: "resume_schedule", Text: "Resume", of: ofSchedule, function: "awa.resume_schedule(text)",
+		states: []string{"paused", "failing"}, statement: `select awa.resume_schedule(name => $1)`,
+	},
+	{
+		Name: "trigger_schedule", Text: "Enqueue its job now", of: ofSchedule, function: "awa.trigger_schedule(text)",
+		states: []string{"open", "failing", "paused"}, statement: `select awa.trigger_schedule(name => $1)`,
+	},
+	{
+		Name: "edit", Text: "Edit the arguments", of: ofArgs, function: "awa.reschedule(bigint,timestamptz,jsonb)",
+		states: append([]string{"available", "scheduled"}, lost...),
+	},
+	{
+		Name: "enqueue", Text: "Enqueue", of: ofNothing,
+		function: "awa.enqueue(text,text,jsonb,integer,timestamptz,integer,text[],jsonb,text,timestamptz)",
+	},
 	{Name: "change", function: "awa.start_change(text,jsonb,jsonb)"}, // of all that match: see start
 }
 
@@ -105,6 +144,10 @@ func (a action) Fields() (fields []field) {
 			f.Label, f.Hint = "Not before (UTC)", "now"
 		case "over":
 			f.Label, f.Hint = "Spread over", "2 hours"
+		case "until":
+			f.Label, f.Hint = "Until (UTC)", "it is resumed"
+		case "setting":
+			f.Label = "Setting"
 		}
 		if isNeeded {
 			f.Hint = ""
@@ -185,7 +228,14 @@ func (p *page) act(w http.ResponseWriter, r *http.Request) {
 		case "all":
 			err = p.actOnAll(w, r, a, form)
 		default:
-			err = p.actOnOne(w, r, a, form)
+			switch a.of {
+			case ofArgs:
+				err = p.edit(w, r, a, form)
+			case ofNothing:
+				err = p.enqueue(w, r, a, form)
+			default:
+				err = p.actOnOne(w, r, a, form)
+			}
 		}
 	}
 	if err != nil {
@@ -200,56 +250,82 @@ func (p *page) log(a action, pairs ...any) *logger {
 	return &logger{p, log.With(pairs...)}
 }
 
+// target is what an action is done to.
+type target struct {
+	subjects []any  // the first arguments of the action's statement
+	looked   string // the state of the first of them, as a statement
+	seen     string // the state that the user has seen; "" for any
+	back     string // the address that shows what became of it
+	named    []any  // in the log
+}
+
+// target reads from a form what an action is done to.
+func (p *page) target(a action, form url.Values) (to target, err error) {
+	to.seen = form.Get("seen")
+	name := func(field string) string {
+		text, e := url.QueryUnescape(form.Get(field))
+		if text = clean(text); e != nil || text == "" {
+			err = refuse(http.StatusBadRequest, "The "+field+" has no name that can be read.")
+		}
+		to.subjects = append(to.subjects, text)
+		to.named = append(to.named, field, strconv.Quote(text))
+		return text
+	}
+	switch a.of {
+	case ofQueue:
+		to.looked, to.back = queueStateSQL, p.Link("/queue", "name", name("queue"))
+	case ofSchedule:
+		to.looked, to.back = scheduleStateSQL, p.Link("/schedule", "name", name("schedule"))
+	case ofGroup:
+		to.looked, to.back = queueStateSQL, p.Link("/groups", "queue", name("queue"))
+		name("group")
+	default:
+		id, refused := idOf(form.Get(a.of))
+		if id == nil || refused != "" {
+			return to, refuse(http.StatusBadRequest, "The id of a "+a.of+" is a whole number.")
+		}
+		to.looked, to.back = jobStateSQL, p.JobLink(*id)
+		if a.of == ofChange {
+			to.looked, to.back = changeStateSQL, p.ChangeLink(*id)
+		}
+		to.subjects, to.named = []any{*id}, []any{a.of, *id}
+	}
+	return to, err
+}
+
 // do does an action to one thing, if it is as the user has seen it, and logs that.
-func (p *page) do(log *logger, a action, looked string, subject any, seen string, arguments []any) error {
+func (p *page) do(a action, to target, arguments []any) error {
 	err := p.transaction(pgx.ReadWrite, func(q queryer) error {
-		if err := expect(q, looked, subject, seen); err != nil {
+		if err := expect(q, to.looked, to.subjects[0], to.seen); err != nil {
 			return err
 		}
 		if err := expectQueue(q, a, arguments); err != nil {
 			return err
 		}
-		_, err := q.Exec(q, a.statement, append([]any{subject}, arguments...)...)
+		_, err := q.Exec(q, a.statement, append(to.subjects, arguments...)...)
 		return err
 	})
-	return log.done(err)
+	return p.log(a, to.named...).done(err)
 }
 
-// actOnOne does an action to a job, a queue or a change, and leads back to its page.
+// actOnOne does an action to a job, a queue, a group, a schedule or a change, and leads back to its page.
 func (p *page) actOnOne(w http.ResponseWriter, r *http.Request, a action, form url.Values) error {
 	arguments, err := a.arguments(form)
 	if err != nil {
 		return err
 	}
-	p.patience = 2 // it may wait for claim_wait
-	var back, looked, name string
-	var subject, named any
-	switch a.of {
-	case ofQueue:
-		queue, err := url.QueryUnescape(form.Get("queue"))
-		if queue = clean(queue); err != nil || queue == "" {
-			return refuse(http.StatusBadRequest, "The queue has no name that can be read.")
-		}
-		back, looked = p.Link("/queue", "name", queue), queueStateSQL
-		subject, name, named = queue, "queue", strconv.Quote(queue)
-	default:
-		id, refused := idOf(form.Get(a.of))
-		if id == nil || refused != "" {
-			return refuse(http.StatusBadRequest, "The id of a "+a.of+" is a whole number.")
-		}
-		back, looked = p.JobLink(*id), jobStateSQL
-		if a.of == ofChange {
-			back, looked = p.ChangeLink(*id), changeStateSQL
-		}
-		subject, name, named = *id, a.of, *id
+	to, err := p.target(a, form)
+	if err != nil {
+		return err
 	}
-	if err := p.do(p.log(a, name, named), a, looked, subject, form.Get("seen"), arguments); err != nil {
+	p.patience = 2 // it may wait for claim_wait
+	if err := p.do(a, to, arguments); err != nil {
 		return err
 	}
 	if a.Name == "delete" {
-		back = p.Link("/jobs")
+		to.back = p.Link("/jobs")
 	}
-	http.Redirect(w, r, back, http.StatusSeeOther)
+	http.Redirect(w, r, to.back, http.StatusSeeOther)
 	return nil
 }
 
@@ -265,6 +341,10 @@ func (a action) arguments(form url.Values) (arguments []any, err error) {
 		}
 		var value any
 		switch {
+		case f.Name == "setting":
+			if value, err = settingOf(text, strings.TrimSpace(clean(form.Get("value")))); err != nil {
+				return nil, err
+			}
 		case text == "":
 		case f.Name == "priority":
 			n, err := strconv.Atoi(text)
@@ -272,7 +352,7 @@ func (a action) arguments(form url.Values) (arguments []any, err error) {
 				return nil, refuse(http.StatusBadRequest, "A priority is a number from 1 to 4.")
 			}
 			value = n
-		case f.Name == "run_at":
+		case f.Name == "run_at", f.Name == "until":
 			at, err := parseTime(text)
 			if err != nil {
 				return nil, refuse(http.StatusBadRequest, notATime)
@@ -311,11 +391,28 @@ func (a action) options(form url.Values) ([]byte, []any, error) {
 
 const notATime = "A time is written as 2026-12-01 10:30, in UTC."
 
-// What a job, a queue or a change is like; no row where there is none.
+// settingOf returns a setting of a queue as configure_queue takes it. Without a value, its default holds again.
+func settingOf(name, value string) ([]byte, error) {
+	if !slices.Contains(shownSettings, name) {
+		return nil, refuse(http.StatusBadRequest, "There is no such setting.")
+	}
+	var as any = json.RawMessage(value) // a number, true, or an object
+	if value == "" {
+		as = nil
+	} else if !json.Valid([]byte(value)) {
+		as = value
+	}
+	return json.Marshal(map[string]any{name: as})
+}
+
+// What a job, a queue, a schedule or a change is like; no row where there is none.
 const (
 	jobStateSQL   = `select j.state::text from awa.job($1) j`
 	queueStateSQL = `select case when q.paused_at is null then 'open' else 'paused' end
 		  from awa.list_queues() q where q.queue = $1`
+	scheduleStateSQL = `select ` + scheduleState + ` from awa.list_schedules() s where s.name = $1`
+	scheduleState    = `case when s.paused_at is not null then 'paused'
+		       when s.failures > 0 or s.is_ahead then 'failing' else 'open' end`
 	changeStateSQL = `select c.state::text from awa.list_changes(before_id => $1 + 1, max_changes => 1) c
 		 where c.change_id = $1`
 )

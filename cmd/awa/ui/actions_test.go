@@ -58,7 +58,7 @@ func (s *site) withOperator() {
 		  create role `+operator+`;
 		exception when duplicate_object then null;
 		end $$`,
-		`grant awa_reader, awa_operator to `+operator)
+		`grant awa_reader, awa_operator, awa_producer to `+operator)
 }
 
 // An operator is offered what the job and the role allow, and it is done in the operator's name; nobody else can do it.

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,8 @@ type oneJob struct {
 	Errors   []attemptError
 	Timeline timeline
 	Actions  []action
+	MayEdit  bool // its arguments
+	MayCopy  bool
 }
 
 // mask hides what is not to be seen.
@@ -108,6 +111,10 @@ func (h *Handler) serveJob(w http.ResponseWriter, p *page, rest string) {
 		p.send(w, http.StatusNotFound, "message", p.message("There is no such job: its id is a whole number."))
 		return
 	}
+	if isDownload && part == "edit" {
+		p.editPage(w, *id)
+		return
+	}
 	if isDownload {
 		p.download(w, *id, part)
 		return
@@ -131,6 +138,8 @@ func (h *Handler) serveJob(w http.ResponseWriter, p *page, rest string) {
 			return nil, err
 		}
 		job.Actions = offered(may, ofJob, job.State)
+		job.MayEdit = slices.Contains(may, "retry") && len(offered(may, ofArgs, job.State)) > 0
+		job.MayCopy = slices.Contains(may, "enqueue")
 		job.mask(h.masker)
 		job.Timeline = newTimeline(job, p.clock())
 		return job, nil
@@ -176,3 +185,6 @@ func (p *page) download(w http.ResponseWriter, id int64, part string) {
 		p.write(w, p.h.masker.JSON([]byte(*result.Data)))
 	}
 }
+
+// NewLike is the address of the form for a job that is like this one.
+func (v jobView) NewLike() string { return v.Link("/new", "like", strconv.FormatInt(v.ID, 10)) }

@@ -197,3 +197,6 @@ func parseTime(text string) (at time.Time, err error) {
 	}
 	return at, err
 }
+
+// MayEnqueue says whether the user may make a job.
+func (v jobsView) MayEnqueue() bool { return slices.Contains(v.Jobs.Data.May, "enqueue") }

@@ -58,7 +58,8 @@ func (b *hub) isFull(user string, isNew bool) bool {
 
 // Stream returns the address of the page's updates, or "" where it has none.
 func (p *page) Stream() string {
-	if p.h.routes[p.path].view == nil || p.args != "" || p.path == "/audit" || p.status != http.StatusOK {
+	isStill := p.args != "" || p.path == "/audit" || p.path == "/new"
+	if p.h.routes[p.path].view == nil || isStill || p.status != http.StatusOK {
 		return ""
 	}
 	here := p.path

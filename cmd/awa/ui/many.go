@@ -348,7 +348,7 @@ func (p *page) actOnSelected(w http.ResponseWriter, a action, form url.Values) e
 		r := result{ID: id}
 		if p.ctx.Err() != nil || time.Since(began) > mostDoing {
 			r.Failed = "Not done: the jobs before it took too long."
-		} else if err := p.do(p.log(a, "job", id), a, jobStateSQL, id, seen[id], arguments); err != nil {
+		} else if err := p.do(a, jobTarget(id, seen[id]), arguments); err != nil {
 			status, r.Failed = failedAction(err)
 			if status == http.StatusForbidden {
 				return err // nor may it be done to the others
@@ -366,6 +366,11 @@ func (p *page) actOnSelected(w http.ResponseWriter, a action, form url.Values) e
 	p.Title, p.Section = a.Text, "jobs"
 	p.send(w, status, "done", v)
 	return nil
+}
+
+// jobTarget is a job that is in a state, or in any.
+func jobTarget(id int64, seen string) target {
+	return target{subjects: []any{id}, looked: jobStateSQL, seen: seen, named: []any{"job", id}}
 }
 
 // cmpError returns the first of two errors that there is.

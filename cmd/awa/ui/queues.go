@@ -54,6 +54,9 @@ type oneQueue struct {
 	Actions   []action
 }
 
+// Names are those of the settings.
+func (q oneQueue) Names() []string { return shownSettings }
+
 type queueView struct {
 	*page
 	Name  string

@@ -1,6 +1,9 @@
 package ui
 
-import "time"
+import (
+	"net/url"
+	"time"
+)
 
 // scheduleRow is a schedule of a list.
 type scheduleRow struct {
@@ -65,6 +68,7 @@ type oneSchedule struct {
 	MadeAt, ChangedAt          *time.Time
 	ChangedBy, Words           *string
 	Explained                  string
+	State                      string
 }
 
 const (
@@ -74,7 +78,7 @@ const (
 		            else '(' || pg_size_pretty(pg_column_size(s.args)::bigint) || ')' end,
 		       s.missed::text, s.overlap::text, s.source, s.starts_at, s.ends_at, s.failed_at, s.made_at, s.changed_at,
 		       s.changed_by::text, case when s.cron is not null then awa.describe_cron(s.cron) end,
-		       awa.explain_schedule(s.name)
+		       awa.explain_schedule(s.name), ` + scheduleState + `
 		  from awa.list_schedules() s
 		 where s.name = $1`
 	// The times of an interval follow from the next one.
@@ -97,7 +101,11 @@ type scheduleView struct {
 	Name     string
 	Schedule panel[*oneSchedule]
 	Fires    panel[[]fire]
+	Actions  []action
 }
+
+// FormName is the schedule's name for a form: see that of a queue.
+func (v scheduleView) FormName() string { return url.QueryEscape(v.Name) }
 
 // fire is a time of a schedule.
 type fire struct{ At time.Time }
@@ -112,6 +120,9 @@ func schedulePage(p *page) (string, any) {
 			maskText(p.h.masker, s.Error)
 			maskText(p.h.masker, s.Args)
 			s.Explained = p.h.masker.Text(s.Explained)
+			var may []string
+			may, err = p.rights(q)
+			v.Actions = offered(may, ofSchedule, s.State)
 		}
 		return s, err
 	})

@@ -134,6 +134,7 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 	list := []string{"search", "after"}
 	h.routes = map[string]route{
 		"/": {overviewPage, nil}, "/queues": {queuesPage, list}, "/queue": {queuePage, []string{"name"}},
+		"/groups": {groupsPage, []string{"queue", "after"}}, "/new": {newJobPage, []string{"like"}},
 		"/jobs": {jobsPage, []string{"state", "queue", "kind", "tag", "group", "until", "before"}},
 		"/job":  {nil, []string{"id"}}, "/dead": {deadPage, []string{"queue", "kind", "before"}},
 		"/schedules": {schedulesPage, list}, "/schedule": {schedulePage, []string{"name"}},

@@ -72,6 +72,8 @@ begin
          select r.ran, r.unsure from awa._with_ran(v_schedule.ran, v_schedule.unsure, v_first, v_last) r)
      where s.name = v_schedule.name;
   end if;
+  perform awa._note_change('backfill_schedule', jsonb_build_object('schedule', name),
+    jsonb_build_object('from', "from", 'to', "to", 'repeat', repeat), v_jobs);
 end
 $$;
 comment on function awa.backfill_schedule is

@@ -1,6 +1,6 @@
 -- Pauses a schedule: it does not fire until it is resumed.
 -- A tick that is due, and has not fired yet, counts as missed. One that waits for the last job to end goes on waiting.
--- Pausing it again changes the reason.
+-- Pausing it again changes the reason. list_changes shows it, where the session has said for whom it acts.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.pause_schedule(name text, reason text default null) returns void
@@ -30,6 +30,8 @@ begin
   v_schedule.paused_by := session_user;
   v_schedule.pause_reason := coalesce(reason, v_schedule.pause_reason);
   perform awa._store_schedule(awa._planned(v_schedule));
+  perform awa._note_change('pause_schedule', jsonb_build_object('schedule', name), jsonb_build_object('reason', reason),
+    0);
 end
 $$;
 comment on function awa.pause_schedule is 'Pauses a schedule: it does not fire until it is resumed';

@@ -1,6 +1,7 @@
 -- Ends the pause of a schedule: it fires from now on. Also the reset of one that is not paused.
 -- Ticks that fell into the pause are not missed. A schedule that fails is tried again at once. After a clock that was
--- ahead by more than a minute, it fires from now on; times that have fired ahead come again.
+-- ahead by more than a minute, it fires from now on; times that have fired ahead come again. list_changes shows it,
+-- where the session has said for whom it acts.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.resume_schedule(name text) returns void
@@ -33,6 +34,7 @@ begin
   v_schedule.failed_at := null;
   v_schedule := awa._planned(v_schedule);
   perform awa._store_schedule(v_schedule), awa._wake_due(v_schedule.next_at);
+  perform awa._note_change('resume_schedule', jsonb_build_object('schedule', name), changed => 0);
 end
 $$;
 comment on function awa.resume_schedule is

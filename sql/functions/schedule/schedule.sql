@@ -1,6 +1,6 @@
 -- Makes a schedule, or changes it: at its times, a job is enqueued.
 -- Only the future fires: one that is made, or whose cron, every, timezone or starts_at is changed, begins now. A change
--- keeps the record of the last tick, and a pause.
+-- keeps the record of the last tick, and a pause. list_changes shows it, where the session has said for whom it acts.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
 -- Raises 22023, also for a schedule that a program declares; 55P03.
 create or replace function awa.schedule(
@@ -58,6 +58,8 @@ begin
   v_schedule := awa._checked_schedule(v_schedule, awa._schedule_clock());
   perform awa._bound_waits();
   perform awa._save_schedule(v_schedule);
+  perform awa._note_change('schedule', jsonb_build_object('schedule', name),
+    jsonb_build_object('queue', queue, 'kind', kind, 'cron', cron, 'every', every, 'timezone', timezone), 0);
 end
 $$;
 comment on function awa.schedule is 'Makes a schedule, or changes it: at its times, a job is enqueued';

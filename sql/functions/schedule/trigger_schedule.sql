@@ -1,5 +1,6 @@
 -- Enqueues the job of a schedule now, whatever the clock says, also while it is paused; returns the job's id.
--- The ticks go on as before. The job counts as the last one, where overlap asks whether it has ended.
+-- The ticks go on as before. The job counts as the last one, where overlap asks whether it has ended. list_changes
+-- shows it, where the session has said for whom it acts.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
 -- Raises 22023, JQ007; JQ006, 55000, 55P03, 40001 as enqueue does.
 create or replace function awa.trigger_schedule(name text) returns bigint
@@ -20,6 +21,8 @@ declare
 begin
   v_schedule.last_job_id := awa._enqueue_tick(v_schedule, awa._schedule_clock());
   update awa.schedules s set last_job_id = v_schedule.last_job_id where s.name = v_schedule.name;
+  perform awa._note_change('trigger_schedule', jsonb_build_object('schedule', name),
+    jsonb_build_object('job_id', v_schedule.last_job_id));
   return v_schedule.last_job_id;
 end
 $$;

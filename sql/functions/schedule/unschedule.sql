@@ -1,6 +1,7 @@
 -- Removes a schedule.
 -- Its jobs stay. Its last tick is kept for 30 days: a schedule that comes back under its name fires none of its times
--- again. Nothing else of it comes back, also where its program declares it anew.
+-- again. Nothing else of it comes back, also where its program declares it anew. list_changes shows it, where the
+-- session has said for whom it acts.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.unschedule(name text) returns void
@@ -24,6 +25,7 @@ begin
   v_schedule.changed_by := session_user;
   v_schedule.source := null;
   perform awa._store_schedule(v_schedule);
+  perform awa._note_change('unschedule', jsonb_build_object('schedule', name), changed => 0);
 end
 $$;
 comment on function awa.unschedule is 'Removes a schedule';
