@@ -10,10 +10,10 @@ import (
 )
 
 // JobFilter says which jobs a call is about: those to which all that is set applies. At least one of Queue, Kind,
-// State, Before, Tag and Contains has to be.
+// State, Before, Tag, GroupKey, Contains and Cause has to be.
 //
-// Nothing indexes tags and arguments. With a filter by these, one call looks at 100,000 jobs of a state at most: use
-// [Client.ScanJobs] to find the rest.
+// Nothing indexes tags, arguments, groups and causes. With a filter by these, one call looks at 100,000 jobs of a state
+// at most, by Cause at 20,000: use [Client.ScanJobs] to find the rest.
 type JobFilter struct {
 	Queue    string
 	Kind     string
@@ -22,6 +22,7 @@ type JobFilter struct {
 	MaxJobs  int       // 1 to 10,000; 1,000 by default
 	Tag      string    // one of the job's tags
 	GroupKey string    // of the group that they belong to
+	Cause    string    // of their last errors, as [Client.FailureCauses] names it; or an error that has this cause
 
 	// Contains is a part of the arguments, as JSON: of an object, some of its fields. Nil for any.
 	Contains any
@@ -250,7 +251,7 @@ func (f JobFilter) params() (gen.CancelWhereParams, error) {
 	return gen.CancelWhereParams{
 		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before,
 		MaxJobs: optionalInt(f.MaxJobs),
-		Tag:     optional(f.Tag), Args: args, GroupKey: optional(f.GroupKey),
+		Tag:     optional(f.Tag), Args: args, GroupKey: optional(f.GroupKey), Cause: optional(f.Cause),
 	}, err
 }
 

@@ -92,11 +92,13 @@ type ListFilter struct {
 	Tag      string // one of the job's tags
 	Contains any    // what the arguments contain, as JSON; nil for any
 	GroupKey string // of the group that they belong to
+	Cause    string // as in [JobFilter]
 }
 
 // ListJobs lists jobs in the descending order of their ids: a page. With a Tag, a GroupKey, or with Contains, it reads
-// 100,000 jobs at most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them.
-// A page of more than 64 MiB of text is short, too, but has a job: without these three an empty page is the last one.
+// 100,000 jobs at most, with a Cause 20,000, so that a page may be short though there are more: [Client.ScanJobs] goes
+// through all of them. A page of more than 64 MiB of text is short, too, but has a job: without these four an empty
+// page is the last one.
 func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
 	args, err := encode("Contains", filter.Contains)
 	if err != nil {
@@ -106,7 +108,7 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 		Queue: optional(filter.Queue), Kind: optional(filter.Kind), State: optional(filter.State),
 		BeforeID: optional(filter.BeforeID),
 		MaxJobs:  optionalInt(filter.MaxJobs), Tag: optional(filter.Tag), Args: args,
-		GroupKey: optional(filter.GroupKey),
+		GroupKey: optional(filter.GroupKey), Cause: optional(filter.Cause),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", mapError(err))
@@ -118,9 +120,9 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 	return jobs, nil
 }
 
-// ScanJobs returns the ids of the jobs that a filter matches, the newest first, from 100,000 jobs at most; and where to
-// go on: the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs
-// has no meaning.
+// ScanJobs returns the ids of the jobs that a filter matches, the newest first, from 100,000 jobs at most, with a Cause
+// from 20,000; and where to go on: the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter
+// may be empty, and MaxJobs has no meaning.
 func (c *Client) ScanJobs(
 	ctx context.Context, filter JobFilter, beforeID int64,
 ) (ids []int64, nextBeforeID int64, err error) {
@@ -149,7 +151,8 @@ func (f JobFilter) encode() (json.RawMessage, error) {
 		Tag    *string         `json:"tag,omitempty"`
 		Args   json.RawMessage `json:"args,omitempty"`
 		Group  *string         `json:"group_key,omitempty"`
-	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args, params.GroupKey})
+		Cause  *string         `json:"cause,omitempty"`
+	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args, params.GroupKey, params.Cause})
 }
 
 // ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there

@@ -71,6 +71,20 @@ type AwaEnqueueUniqueRow struct {
 	Inserted bool
 }
 
+// The row that failure_causes returns, one for each kind and cause. The view itself is always empty
+type AwaFailureCausesRow struct {
+	Kind         string
+	Cause        string
+	Failed       int64
+	Dead         int64
+	Retryable    int64
+	FirstAt      time.Time
+	LastAt       time.Time
+	LastJobID    int64
+	LastError    string
+	CountedSince time.Time
+}
+
 // The row that fire_due returns: how many jobs it enqueued, how many ticks it left out because they were missed or the last job had not ended, how many schedules failed, and whether there is more to do. The view itself is always empty
 type AwaFireDueRow struct {
 	Fired   int64

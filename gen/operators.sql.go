@@ -31,7 +31,7 @@ const cancelWhere = `-- name: CancelWhere :one
 select awa.cancel_where(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7, group_key => $8)
+  tag => $6, args => $7, group_key => $8, cause => $9)
 `
 
 type CancelWhereParams struct {
@@ -43,6 +43,7 @@ type CancelWhereParams struct {
 	Tag      *string
 	Args     json.RawMessage
 	GroupKey *string
+	Cause    *string
 }
 
 func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParams) (int64, error) {
@@ -55,6 +56,7 @@ func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParam
 		arg.Tag,
 		arg.Args,
 		arg.GroupKey,
+		arg.Cause,
 	)
 	var cancel_where int64
 	err := row.Scan(&cancel_where)
@@ -114,7 +116,7 @@ const deleteWhere = `-- name: DeleteWhere :one
 select awa.delete_where(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7, group_key => $8)
+  tag => $6, args => $7, group_key => $8, cause => $9)
 `
 
 type DeleteWhereParams struct {
@@ -126,6 +128,7 @@ type DeleteWhereParams struct {
 	Tag      *string
 	Args     json.RawMessage
 	GroupKey *string
+	Cause    *string
 }
 
 func (q *Queries) DeleteWhere(ctx context.Context, db DBTX, arg DeleteWhereParams) (int64, error) {
@@ -138,6 +141,7 @@ func (q *Queries) DeleteWhere(ctx context.Context, db DBTX, arg DeleteWhereParam
 		arg.Tag,
 		arg.Args,
 		arg.GroupKey,
+		arg.Cause,
 	)
 	var delete_where int64
 	err := row.Scan(&delete_where)
@@ -236,7 +240,7 @@ const purgeDLQ = `-- name: PurgeDLQ :one
 select awa.purge_dlq(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7, group_key => $8)
+  tag => $6, args => $7, group_key => $8, cause => $9)
 `
 
 type PurgeDLQParams struct {
@@ -248,6 +252,7 @@ type PurgeDLQParams struct {
 	Tag      *string
 	Args     json.RawMessage
 	GroupKey *string
+	Cause    *string
 }
 
 func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (int64, error) {
@@ -260,6 +265,7 @@ func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (in
 		arg.Tag,
 		arg.Args,
 		arg.GroupKey,
+		arg.Cause,
 	)
 	var purge_dlq int64
 	err := row.Scan(&purge_dlq)
@@ -345,7 +351,7 @@ const retryWhere = `-- name: RetryWhere :one
 select awa.retry_where(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7, group_key => $8)
+  tag => $6, args => $7, group_key => $8, cause => $9)
 `
 
 type RetryWhereParams struct {
@@ -357,6 +363,7 @@ type RetryWhereParams struct {
 	Tag      *string
 	Args     json.RawMessage
 	GroupKey *string
+	Cause    *string
 }
 
 func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams) (int64, error) {
@@ -369,6 +376,7 @@ func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams)
 		arg.Tag,
 		arg.Args,
 		arg.GroupKey,
+		arg.Cause,
 	)
 	var retry_where int64
 	err := row.Scan(&retry_where)

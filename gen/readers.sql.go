@@ -92,6 +92,54 @@ func (q *Queries) ExplainJob(ctx context.Context, db DBTX, jobID int64) (string,
 	return explain_job, err
 }
 
+const failureCauses = `-- name: FailureCauses :many
+select kind, cause, failed, dead, retryable, first_at, last_at, last_job_id, last_error, counted_since from awa.failure_causes(
+  queue => $1, since => $2, kind => $3, max_causes => $4)
+`
+
+type FailureCausesParams struct {
+	Queue     *string
+	Since     *time.Duration
+	Kind      *string
+	MaxCauses *int32
+}
+
+func (q *Queries) FailureCauses(ctx context.Context, db DBTX, arg FailureCausesParams) ([]AwaFailureCausesRow, error) {
+	rows, err := db.Query(ctx, failureCauses,
+		arg.Queue,
+		arg.Since,
+		arg.Kind,
+		arg.MaxCauses,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaFailureCausesRow
+	for rows.Next() {
+		var i AwaFailureCausesRow
+		if err := rows.Scan(
+			&i.Kind,
+			&i.Cause,
+			&i.Failed,
+			&i.Dead,
+			&i.Retryable,
+			&i.FirstAt,
+			&i.LastAt,
+			&i.LastJobID,
+			&i.LastError,
+			&i.CountedSince,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const health = `-- name: Health :many
 select level, topic, subject, message, hint, details from awa.health()
 `
@@ -247,7 +295,8 @@ const listJobs = `-- name: ListJobs :many
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at from awa.list_jobs(
   queue => $1, state => $2, kind => $3, before_id => $4,
   max_jobs => $5,
-  tag => $6, args => $7, group_key => $8)
+  tag => $6, args => $7, group_key => $8,
+  cause => $9)
 `
 
 type ListJobsParams struct {
@@ -259,6 +308,7 @@ type ListJobsParams struct {
 	Tag      *string
 	Args     json.RawMessage
 	GroupKey *string
+	Cause    *string
 }
 
 func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]AwaJob, error) {
@@ -271,6 +321,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 		arg.Tag,
 		arg.Args,
 		arg.GroupKey,
+		arg.Cause,
 	)
 	if err != nil {
 		return nil, err

@@ -83,20 +83,20 @@ insert into contract values
   ('cancel_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text', 'bigint'),
   ('retry_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text', 'bigint'),
   ('purge_dlq',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text', 'bigint'),
   ('delete_job', 'job_id bigint', 'text'),
   ('delete_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text', 'bigint'),
   ('schedule',
     'name text, queue text, kind text, cron text DEFAULT NULL::text, every interval DEFAULT NULL::interval, args jsonb '
     'DEFAULT ''{}''::jsonb, timezone text DEFAULT ''UTC''::text, missed text DEFAULT ''latest''::text, missed_for '
@@ -135,7 +135,10 @@ insert into contract values
   ('list_jobs',
     'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint '
     'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT '
-    'NULL::jsonb, group_key text DEFAULT NULL::text', 'SETOF awa.jobs'),
+    'NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text', 'SETOF awa.jobs'),
+  ('failure_causes',
+    'queue text DEFAULT NULL::text, since interval DEFAULT ''1 day''::interval, kind text DEFAULT NULL::text, '
+    'max_causes integer DEFAULT 100', 'SETOF awa.failure_causes_row'),
   ('scan_jobs', 'filter jsonb, before_id bigint DEFAULT NULL::bigint', 'SETOF awa.scan_jobs_row'),
   ('queue_stats',
     'queue text DEFAULT NULL::text, since interval DEFAULT ''01:00:00''::interval, step interval DEFAULT '
@@ -162,7 +165,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(208);
+select plan(211);
 
 select is(
   (
@@ -174,7 +177,8 @@ select is(
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
-    when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'queue_stats',
+    when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'failure_causes',
+      'queue_counts', 'queue_stats',
       'configuration', 'list_queues', 'list_groups', 'list_workers', 'list_changes', 'list_schedules',
       'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
       'pass_due_at', 'health', 'version')
@@ -201,6 +205,10 @@ select is(pg_temp.columns_of('awa.jobs'),
   'columns of jobs');
 select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]',
   'columns of scan_jobs_row');
+select is(pg_temp.columns_of('awa.failure_causes_row'),
+  'kind text, cause text, failed bigint, dead bigint, retryable bigint, first_at timestamp with time zone, '
+  'last_at timestamp with time zone, last_job_id bigint, last_error text, counted_since timestamp with time zone',
+  'columns of failure_causes_row');
 select is(pg_temp.columns_of('awa.lost_attempt_row'), 'job_id bigint, receipt bigint, reason text',
   'columns of lost_attempt');
 select is(pg_temp.columns_of('awa.queue_counts_row'),

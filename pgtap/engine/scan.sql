@@ -22,7 +22,7 @@ declare
   v_scan record;
 begin
   v_scan := awa._scan(queue, kind, case when state is not null then array[state] end, before, tag, args, group_key,
-    before_id, max_jobs, false);
+    null, before_id, max_jobs, false);
   return concat_ws(' ',
     (select string_agg(m.n::text, ' ' order by i.o)
        from unnest(v_scan.job_ids) with ordinality i(id, o)

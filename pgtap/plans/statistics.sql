@@ -64,6 +64,10 @@ return array[
   'list_jobs dead', $$select * from awa.list_jobs(state => 'dead')$$,
   'list_jobs by tag', $$select * from awa.list_jobs(tag => 'none', before_id => 5000)$$,
   'scan_jobs', format('select * from awa.scan_jobs(%L, 5000)', '{"tag": "none"}'),
+  'failure_causes', 'select * from awa.failure_causes()',
+  'failure_causes of one', format('select * from awa.failure_causes(%L)', pg_temp.q(' 1')),
+  'list_jobs dead, by cause', $$select * from awa.list_jobs(state => 'dead', cause => 'none')$$,
+  'retry_where by cause', format('select awa.retry_where(%L, cause => %L)', pg_temp.q(' 1'), 'none'),
   'delete_job, completed', format('select awa.delete_job(%s)', pg_temp.id('old')),
   'delete_job, failed', format('select awa.delete_job(%s)', pg_temp.id('failed')),
   'delete_where, completed',
@@ -181,7 +185,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(81);
+select plan(85);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null

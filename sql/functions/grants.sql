@@ -94,6 +94,7 @@ begin
           ('awa_reader', 'function awa.job'),
           ('awa_reader', 'function awa.list_jobs'),
           ('awa_reader', 'function awa.scan_jobs'),
+          ('awa_reader', 'function awa.failure_causes'),
           ('awa_reader', 'function awa.queue_counts'),
           ('awa_reader', 'function awa.queue_stats'),
           ('awa_reader', 'function awa.configuration'),

@@ -40,6 +40,7 @@
 {{ template "engine/changes.sql" . }}
 {{ template "engine/cancelling.sql" . }}
 {{ template "engine/expiry.sql" . }}
+{{ template "engine/causes.sql" . }}
 {{ template "engine/scan.sql" . }}
 {{ template "engine/notes.sql" . }}
 {{ template "engine/statistics.sql" . }}
@@ -109,6 +110,7 @@
 {{ template "read/job.sql" . }}
 {{ template "read/list_jobs.sql" . }}
 {{ template "read/scan_jobs.sql" . }}
+{{ template "read/failure_causes.sql" . }}
 {{ template "read/queue_counts.sql" . }}
 {{ template "read/queue_stats.sql" . }}
 {{ template "read/configuration.sql" . }}

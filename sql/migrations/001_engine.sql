@@ -877,6 +877,7 @@ create table awa.deferred_jobs (
 -- began meanwhile, would wait for each other; one of the two is refused anyway.
 create index deferred_jobs_job on awa.deferred_jobs (job_id);
 create index deferred_jobs_lane on awa.deferred_jobs (lane, state, run_at);
+create index deferred_jobs_retryable on awa.deferred_jobs (attempted_at) where state = 'retryable';
 create index deferred_jobs_put_off on awa.deferred_jobs (lane) where (errors -> -1) ? 'put_off';
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';
 comment on column awa.deferred_jobs.lane is 'The lane of the job, with its own priority, as ready_entries.lane';
@@ -1114,6 +1115,7 @@ alter table awa.done_entries replica identity full;
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
 create index done_entries_completed on awa.done_entries (lane, finalized_at) where state = 'completed';
+create index done_entries_failed on awa.done_entries (finalized_at) where reason is not null;
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not counted_by_closure;
 comment on table awa.done_entries is
   'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, '

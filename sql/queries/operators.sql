@@ -42,7 +42,7 @@ select awa.discard_job(job_id => @job_id, reason => sqlc.narg(reason));
 select awa.cancel_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key), cause => sqlc.narg(cause));
 
 -- name: Retry :one
 select awa.retry(
@@ -52,7 +52,7 @@ select awa.retry(
 select awa.retry_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key), cause => sqlc.narg(cause));
 
 -- name: SetPriority :one
 select awa.set_priority(job_id => @job_id, priority => @priority);
@@ -67,7 +67,7 @@ select awa.reschedule(job_id => @job_id, run_at => @run_at, args => sqlc.narg(ar
 select awa.purge_dlq(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key), cause => sqlc.narg(cause));
 
 -- name: DeleteJob :one
 select awa.delete_job(job_id => @job_id);
@@ -76,7 +76,7 @@ select awa.delete_job(job_id => @job_id);
 select awa.delete_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key), cause => sqlc.narg(cause));
 
 -- name: RebaseAfterRestore :one
 select * from awa.rebase_after_restore();

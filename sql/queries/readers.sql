@@ -5,10 +5,15 @@ select * from awa.job(job_id => @job_id);
 select * from awa.list_jobs(
   queue => sqlc.narg(queue), state => sqlc.narg(state), kind => sqlc.narg(kind), before_id => sqlc.narg(before_id),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key),
+  cause => sqlc.narg(cause));
 
 -- name: ScanJobs :one
 select * from awa.scan_jobs(filter => @filter, before_id => sqlc.narg(before_id));
+
+-- name: FailureCauses :many
+select * from awa.failure_causes(
+  queue => sqlc.narg(queue), since => sqlc.narg(since), kind => sqlc.narg(kind), max_causes => sqlc.narg(max_causes));
 
 -- name: QueueCounts :many
 select * from awa.queue_counts(queue => sqlc.narg(queue));

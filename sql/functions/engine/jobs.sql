@@ -338,12 +338,12 @@ comment on view awa._place is 'Where each job is: its state, and its place there
 -- The completed jobs, wherever they are, also those that their queue keeps no longer: these are hidden, but on the
 -- disk, and can be deleted.
 create or replace view awa._completed as
-select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags, j.group_key
+select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags, j.group_key, j.errors
   from awa._whole_ledger j
  where j.state = 'completed'
 union all
 select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.lane >> 9 limit 1), d.args,
-       d.finalized_at, d.tags, d.group_key
+       d.finalized_at, d.tags, d.group_key, d.errors
   from awa.done_entries d
  where d.state = 'completed';
 comment on view awa._completed is 'The completed jobs, also those that their queue keeps no longer';

@@ -209,16 +209,16 @@ comment on view awa._lanes is 'Every lane, its cursor, and the counts of its pas
 -- progress at one of the window's ends, probed one by one, and those after the position.
 create or replace view awa._available as
 select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args,
-       e.group_key
+       e.group_key, e.errors
   from awa._lanes l
  cross join lateral (
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at,
-           e.unique_key, e.tags, e.args, e.group_key
+           e.unique_key, e.tags, e.args, e.group_key, e.errors
       from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key, e.tags,
-           e.args, e.group_key
+           e.args, e.group_key, e.errors
       from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
@@ -237,11 +237,11 @@ comment on view awa._available is 'The places of entries that may be claimed';
 -- The latter have no xid.
 create or replace view awa._all_available as
 select a.lane, a.xid, a.job_id, a.segment, a.kind, a.ready_at, a.created_at, a.unique_key, a.queue_id, a.tags, a.args,
-       a.group_key
+       a.group_key, a.errors
   from awa._available a
 union all
 select w.lane, null, w.job_id, null, w.kind, w.ready_at, w.created_at, w.unique_key, w.lane >> 9, w.tags, w.args,
-       w.group_key
+       w.group_key, w.errors
   from awa.limited_jobs w
  where w.job_id not in (
     select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()
@@ -274,7 +274,7 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
 select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment,
-       o.queue_id, e.tags, e.args, e.group_key
+       o.queue_id, e.tags, e.args, e.group_key, e.errors
   from awa._open_items o
  cross join lateral (
     select *
@@ -287,7 +287,7 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
   ) e
 union all
 select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args,
-       l.group_key
+       l.group_key, l.errors
   from awa.leases l
  where l.job_id not in (
     select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()

@@ -10,7 +10,8 @@ create or replace function awa._read_filter(
   out before timestamptz,
   out tag text,
   out args jsonb,
-  out group_key text
+  out group_key text,
+  out cause text
 )
 language plpgsql stable
 as $$
@@ -25,9 +26,9 @@ begin
       'Pass something like {"queue": "email", "tag": "eu"}.');
   end if;
   for v_key, v_value in select * from jsonb_each(v_filter) loop
-    if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args', 'group_key') then
+    if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args', 'group_key', 'cause') then
       perform awa._refuse('filter holds an unknown key', v_key,
-        'The keys are queue, kind, state, before, tag, args and group_key.');
+        'The keys are queue, kind, state, before, tag, args, group_key and cause.');
     elsif v_key <> 'args' and jsonb_typeof(v_value) not in ('string', 'null') then
       perform awa._refuse(format('filter: %s must be a string', v_key), awa._brief(v_value),
         'Pass it in quotation marks, or leave it out.');
@@ -47,13 +48,23 @@ begin
   perform awa._check_state(state, 'filter: state');
   perform awa._check_tag(tag, 'filter: tag');
   perform awa._check_group(group_key, 'filter: group_key');
+  perform awa._check_cause(v_filter ->> 'cause', 'filter: cause');
+  cause := awa._cause(v_filter ->> 'cause');
 end
 $$;
 comment on function awa._read_filter is 'The conditions of a filter, once they are checked';
 
+-- How many entries a call with a filter reads at most; null: as many as it takes.
+-- Why: nothing indexes these. To find a cause, a call reads errors, which may be large.
+create or replace function awa._most_entries(tag text, args jsonb, group_key text, cause text) returns int
+language sql immutable parallel safe
+return case when cause is not null then 20000 when num_nonnulls(tag, args, group_key) > 0 then 100000 end;
+comment on function awa._most_entries is
+  'How many entries a call with a filter reads at most; null: as many as it takes';
+
 -- The ids of matching jobs, the newest first, at most so many; and where to go on, null at the end.
--- states: null for all. hidden: of jobs that have ended, also completed ones that their queue keeps no longer. Reads at
--- most so many entries.
+-- states: null for all. cause: an error, or its cause. hidden: of jobs that have ended, also completed ones that their
+-- queue keeps no longer. Reads at most so many entries.
 create or replace function awa._scan(
   queue text,
   kind text,
@@ -62,6 +73,7 @@ create or replace function awa._scan(
   tag text,
   args jsonb,
   group_key text,
+  cause text,
   before_id bigint,
   max_jobs int,
   hidden boolean,
@@ -75,6 +87,7 @@ as $$
 declare
   v_until bigint := least(before_id, (select s.last_value + 1 from awa.job_ids s));
   v_left bigint := max_entries;
+  v_cause text := awa._cause(cause);
   v_length bigint := 1000;
   v_stretch record;
   v_parts int8range[];
@@ -96,11 +109,11 @@ begin
         select j.id
           from unnest(v_parts) p
          cross join lateral (
-            select j.id, j.queue, j.kind, j.tags, j.args, j.group_key, j.finalized_at
+            select j.id, j.queue, j.kind, j.tags, j.args, j.group_key, j.errors, j.finalized_at
               from awa._completed j
              where 'completed' = any(states) and j.id >= lower(p) and j.id < upper(p)
             union all
-            select j.id, j.queue, j.kind, j.tags, j.args, j.group_key, j.finalized_at
+            select j.id, j.queue, j.kind, j.tags, j.args, j.group_key, j.errors, j.finalized_at
               from awa._done j
              where j.state <> 'completed' and j.state = any(states) and j.id >= lower(p) and j.id < upper(p)
             offset 0
@@ -110,6 +123,7 @@ begin
            and (tag is null or j.tags @> array[tag])
            and (args is null or j.args @> args)
            and (group_key is null or j.group_key = group_key)
+           and (cause is null or awa._cause_of(j.errors) = v_cause)
            and (before is null or j.finalized_at < before)
          order by j.id desc
          limit max_jobs - cardinality(job_ids))
@@ -117,7 +131,8 @@ begin
         select j.id
           from unnest(v_parts) p
          cross join lateral (
-            select j.id, j.queue, j.kind, j.state, j.tags, j.args, j.group_key, j.finalized_at, j.created_at
+            select j.id, j.queue, j.kind, j.state, j.tags, j.args, j.group_key, j.errors, j.finalized_at,
+                   j.created_at
               from awa.jobs j
              where j.id >= lower(p) and j.id < upper(p)
             offset 0
@@ -128,6 +143,7 @@ begin
            and (tag is null or j.tags @> array[tag])
            and (args is null or j.args @> args)
            and (group_key is null or j.group_key = group_key)
+           and (cause is null or awa._cause_of(j.errors) = v_cause)
            and (before is null or coalesce(j.finalized_at, j.created_at) < before)
          order by j.id desc
          limit max_jobs - cardinality(job_ids)) end;

@@ -140,7 +140,8 @@ begin
   end if;
   foreach v_most in array '{20000,1000000,1000000000}'::bigint[] loop
     v_found := awa._scan(v_filter.queue, v_filter.kind, v_states, v_filter.before, v_filter.tag, v_filter.args,
-      v_filter.group_key, change.before_id, max_jobs, hidden => change.action = 'delete', max_entries => v_most);
+      v_filter.group_key, v_filter.cause, change.before_id, max_jobs, hidden => change.action = 'delete',
+      max_entries => v_most);
     exit when v_found.next_before_id is distinct from change.before_id;
   end loop;
   next_before_id := v_found.next_before_id;
@@ -188,7 +189,7 @@ declare
   v_filter record := awa._read_filter(change.filter);
   v_states constant text[] := awa._states_of_change(change);
   v_queue_id bigint := awa._queue_id(v_filter.queue);
-  v_most constant int := 20000;
+  v_most constant int := case when v_filter.cause is null then 20000 else 5000 end;
   v_from bigint;
 begin
   with looked as materialized (
@@ -198,12 +199,13 @@ begin
              and (v_filter.before is null or d.ended_at < v_filter.before)
              and (v_filter.tag is null or d.tags @> array[v_filter.tag])
              and (v_filter.args is null or d.args @> v_filter.args)
-             and (v_filter.group_key is null or d.group_key = v_filter.group_key) as matches
+             and (v_filter.group_key is null or d.group_key = v_filter.group_key)
+             and (v_filter.cause is null or awa._cause_of(d.errors) = v_filter.cause) as matches
       from unnest(v_states) with ordinality s(state, n)
      cross join lateral (
         (
           select d.job_id, d.state, d.receipt, d.lane, d.unique_key, d.kind, d.tags, d.args, d.group_key,
-                 d.finalized_at as ended_at
+                 d.errors, d.finalized_at as ended_at
             from awa.done_entries d
            where d.state = s.state and d.state <> 'completed' and d.job_id < change.before_id
            order by d.job_id desc
@@ -211,7 +213,8 @@ begin
         )
         union all
         (
-          select d.job_id, d.state, null, d.lane, d.unique_key, d.kind, d.tags, d.args, d.group_key, d.created_at
+          select d.job_id, d.state, null, d.lane, d.unique_key, d.kind, d.tags, d.args, d.group_key, d.errors,
+                 d.created_at
             from awa.deferred_jobs d
            where s.state = any(awa._states('deferred')) and d.state = s.state and d.job_id < change.before_id
            order by d.job_id desc
@@ -392,6 +395,7 @@ begin
        and (v_filter.tag is null or d.tags @> array[v_filter.tag])
        and (v_filter.args is null or d.args @> v_filter.args)
        and (v_filter.group_key is null or d.group_key = v_filter.group_key)
+       and (v_filter.cause is null or awa._cause_of(d.errors) = v_filter.cause)
      order by d.job_id
        for update skip locked);
   v_left := v_left || array(
@@ -404,6 +408,7 @@ begin
        and (v_filter.tag is null or d.tags @> array[v_filter.tag])
        and (v_filter.args is null or d.args @> v_filter.args)
        and (v_filter.group_key is null or d.group_key = v_filter.group_key)
+       and (v_filter.cause is null or awa._cause_of(d.errors) = v_filter.cause)
      order by d.job_id
        for update skip locked);
   return array(

@@ -1,8 +1,9 @@
 -- Cancels matching jobs that have not ended; returns how many.
 -- At least one filter is required: a queue, a kind, a state, a time before which they were enqueued, a tag, an object
--- that their arguments contain, or a group. Changes at most max_jobs (1 to 10,000), and available jobs of at most 500
--- queues: call it again until it returns 0. A filter by tag, arguments or group reads at most 100,000 jobs of each
--- state, the first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing, and other
+-- that their arguments contain, a group, or the cause of their last errors, as failure_causes names it. Changes at most
+-- max_jobs (1 to 10,000), and available jobs of at most 500 queues: call it again until it returns 0. A filter by tag,
+-- arguments or group reads at most 100,000 jobs of each state, one by cause 20,000, the first in line; scan_jobs finds
+-- the rest. Skips deferred jobs that another session is changing, and other
 -- jobs that another session is changing, or answering for, for longer than claim_wait.
 -- Locks: as cancel, for each job.
 -- Raises 22023 for the filter, JQ004; 55P03 for a lock that stands for all claims; 40001, at commit, as cancel does.
@@ -14,7 +15,8 @@ create or replace function awa.cancel_where(
   max_jobs  int default 1000,
   tag       text default null,
   args      jsonb default null,
-  group_key text default null
+  group_key text default null,
+  cause     text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -31,13 +33,15 @@ as $$
 #variable_conflict use_variable
 declare
   v_max int := coalesce(max_jobs, 1000);
-  v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
+  v_cause text := awa._cause(cause);
+  v_most int := awa._most_entries(tag, args, group_key, cause); -- null: all
   v_queue_id bigint := awa._queue_id(queue);
   v_last bigint; -- of the deferred jobs that it looks at; null: of all
   v_cancelled bigint := 0;
   v_running awa._place[];
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args, group_key);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args, group_key,
+    cause);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state = any(awa._states('deferred')) then
@@ -60,6 +64,7 @@ begin
          and (tag is null or d.tags @> array[tag])
          and (args is null or d.args @> args)
          and (group_key is null or d.group_key = group_key)
+         and (cause is null or awa._cause_of(d.errors) = v_cause)
          and (v_last is null or d.job_id <= v_last)
          and case -- see _buried_here
            when d.job_id in (select b.job_id from awa._buried_here b)
@@ -79,7 +84,7 @@ begin
               select a.lane, a.xid, a.job_id, a.segment
                 from (
                   select a.lane, a.xid, a.job_id, a.segment, a.kind, a.created_at, a.tags, a.args,
-                         a.group_key
+                         a.group_key, a.errors
                     from awa._all_available a
                    where queue is null or a.queue_id = v_queue_id
                    limit v_most
@@ -87,6 +92,7 @@ begin
                where (kind is null or a.kind = kind) and (before is null or a.created_at < before)
                  and (tag is null or a.tags @> array[tag]) and (args is null or a.args @> args)
                  and (group_key is null or a.group_key = group_key)
+                 and (cause is null or awa._cause_of(a.errors) = v_cause)
                limit v_max - v_cancelled
             ) a
         ) a
@@ -96,7 +102,7 @@ begin
     v_running := array(
       select (r.job_id, 'running', r.receipt, null, null, null, null, null)::awa._place
         from (
-          select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args, r.group_key
+          select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args, r.group_key, r.errors
             from awa._running r
            where queue is null or r.queue_id = v_queue_id
            limit v_most
@@ -104,12 +110,13 @@ begin
        where (kind is null or r.kind = kind) and (before is null or r.created_at < before)
          and (tag is null or r.tags @> array[tag]) and (args is null or r.args @> args)
          and (group_key is null or r.group_key = group_key)
+         and (cause is null or awa._cause_of(r.errors) = v_cause)
        order by r.receipt
        limit v_max - v_cancelled);
     perform set_config('plan_cache_mode', 'force_generic_plan', true); -- one plan for all of them
     v_cancelled := v_cancelled + awa._cancel_free(v_running, 'cancelled with others');
   end if;
-  perform awa._note_change('cancel', awa._as_filter(queue, kind, state, before, tag, args, group_key),
+  perform awa._note_change('cancel', awa._as_filter(queue, kind, state, before, tag, args, group_key, v_cause),
     changed => v_cancelled);
   return v_cancelled;
 end
@@ -171,14 +178,16 @@ create or replace function awa._check_filter(
   states text[],
   tag text,
   args jsonb,
-  group_key text
+  group_key text,
+  cause text
 ) returns void
 language plpgsql
 as $$
 begin
   -- an empty object is in the arguments of each job
-  if num_nonnulls(queue, kind, state, before, tag, nullif(nullif(args, '{}'), '[]'), group_key) = 0 then
-    perform awa._refuse('a filter must name a queue, kind, state, before, tag, args or group_key', null,
+  if num_nonnulls(queue, kind, state, before, tag, nullif(nullif(args, '{}'), '[]'), group_key,
+       cause) = 0 then
+    perform awa._refuse('a filter must name a queue, kind, state, before, tag, args, group_key or cause', null,
       'Say which jobs: at least one of these.');
   end if;
   if state <> all(states) then
@@ -196,6 +205,7 @@ begin
   perform awa._json_bytes('args', args, most => 65536);
   perform awa._check_tag(tag);
   perform awa._check_group(group_key);
+  perform awa._check_cause(cause);
 end
 $$;
 comment on function awa._check_filter is

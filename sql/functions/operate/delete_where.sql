@@ -1,10 +1,10 @@
 -- Deletes matching jobs that have ended, as delete_job does; returns how many.
 -- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, an object that
--- their arguments contain, or a group. Changes at most max_jobs (1 to 10,000). For completed jobs it reads at most
--- 100,000 entries of the ledgers that are not deleted, the newest first; a filter by tag, arguments or group reads as
--- many of the others. A notice says so when there are more: scan_jobs finds the rest. Skips jobs that another session
--- is changing, of completed ones at most 100,000, and jobs that this transaction has cancelled while they were
--- available.
+-- their arguments contain, a group, or the cause of their last errors, as failure_causes names it. Changes at most
+-- max_jobs (1 to 10,000). For completed jobs it reads at most 100,000 entries of the ledgers that are not deleted, the
+-- newest first; a filter by tag, arguments or group reads as many of the others, one by cause 20,000. A notice says so
+-- when there are more: scan_jobs finds the rest. Skips jobs that another session is changing, of completed ones at most
+-- 100,000, and jobs that this transaction has cancelled while they were available.
 -- Locks: as delete_job.
 -- Raises 22023, JQ004, 55P03.
 create or replace function awa.delete_where(
@@ -15,7 +15,8 @@ create or replace function awa.delete_where(
   max_jobs  int default 1000,
   tag       text default null,
   args      jsonb default null,
-  group_key text default null
+  group_key text default null,
+  cause     text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -33,7 +34,8 @@ as $$
 declare
   v_queue_id bigint := awa._queue_id(queue);
   v_max int := coalesce(max_jobs, 1000);
-  v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
+  v_cause text := awa._cause(cause);
+  v_most int := awa._most_entries(tag, args, group_key, cause); -- null: all
   v_last bigint; -- of the jobs that it looks at; null: of all
   v_undecided bigint[];
   v_completed record;
@@ -42,7 +44,7 @@ declare
   v_looked int := 0;
   v_deleted bigint := 0;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args, group_key);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args, group_key, cause);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state = any(awa._states('done')) then
@@ -67,6 +69,7 @@ begin
          and (tag is null or d.tags @> array[tag])
          and (args is null or d.args @> args)
          and (group_key is null or d.group_key = group_key)
+         and (cause is null or awa._cause_of(d.errors) = v_cause)
          and (v_last is null or d.job_id <= v_last)
        order by d.job_id
        limit v_max
@@ -76,7 +79,7 @@ begin
     v_asked := v_max - v_deleted;
     loop -- jobs that another session deletes make room for more
       v_completed := awa._scan(queue, kind, awa._states('completed_retention'), before, tag, args, group_key,
-        v_before_id, v_asked, hidden => true);
+        cause, v_before_id, v_asked, hidden => true);
       v_before_id := v_completed.next_before_id;
       v_deleted := v_deleted + awa._delete_rows(array(
         select d.job_id
@@ -97,7 +100,7 @@ begin
         v_before_id);
     end if;
   end if;
-  perform awa._note_change('delete', awa._as_filter(queue, kind, state, before, tag, args, group_key),
+  perform awa._note_change('delete', awa._as_filter(queue, kind, state, before, tag, args, group_key, v_cause),
     changed => v_deleted);
   return v_deleted;
 end

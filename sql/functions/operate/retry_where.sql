@@ -1,9 +1,10 @@
 -- Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many.
 -- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, an object that
--- their arguments contain, or a group. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to
--- 10,000), the oldest ids first. A filter by tag, arguments or group reads at most 100,000 jobs; scan_jobs finds the
--- rest. Skips jobs whose unique key another job holds, or another session is about to take for longer than
--- claim_wait, jobs that another session is changing, and jobs that this transaction has put into the same place before.
+-- their arguments contain, a group, or the cause of their last errors, as failure_causes names it. Without a state:
+-- failed, dead and cancelled jobs. Changes at most max_jobs (1 to 10,000), the oldest ids first. A filter by tag,
+-- arguments or group reads at most 100,000 jobs, one by cause 20,000; scan_jobs finds the rest. Skips jobs whose unique
+-- key another job holds, or another session is about to take for longer than claim_wait, jobs that another session is
+-- changing, and jobs that this transaction has put into the same place before.
 -- Locks: the jobs' rows, until the transaction ends; for jobs with a group, as retry, but one lock for all after the
 -- 64th, unless they are of one queue.
 -- Raises 22023 for the filter, JQ004; 55000 as enqueue does.
@@ -15,7 +16,8 @@ create or replace function awa.retry_where(
   max_jobs  int default 1000,
   tag       text default null,
   args      jsonb default null,
-  group_key text default null
+  group_key text default null,
+  cause     text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -33,12 +35,14 @@ as $$
 declare
   v_queue_id bigint := awa._queue_id(queue);
   v_max int := coalesce(max_jobs, 1000);
-  v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
+  v_cause text := awa._cause(cause);
+  v_most int := awa._most_entries(tag, args, group_key, cause); -- null: all
   v_last bigint; -- of the jobs that it looks at; null: of all
   v_job_ids bigint[]; -- by their keys, which are taken in this order everywhere
   v_retried bigint;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args, group_key);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args, group_key,
+    cause);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state = any(awa._states('deferred')) then
@@ -63,6 +67,7 @@ begin
              and (tag is null or d.tags @> array[tag])
              and (args is null or d.args @> args)
              and (group_key is null or d.group_key = group_key)
+             and (cause is null or awa._cause_of(d.errors) = v_cause)
              and (v_last is null or d.job_id <= v_last)
              and case -- see _buried_here
                when d.job_id in (select b.job_id from awa._buried_here b)
@@ -99,6 +104,7 @@ begin
              and (tag is null or d.tags @> array[tag])
              and (args is null or d.args @> args)
              and (group_key is null or d.group_key = group_key)
+             and (cause is null or awa._cause_of(d.errors) = v_cause)
              and (v_last is null or d.job_id <= v_last)
              and case
                when d.job_id in (select b.job_id from awa._buried_here b)
@@ -112,7 +118,7 @@ begin
        order by j.key, j.job_id);
   end if;
   v_retried := awa._retry_free(v_job_ids, state, queue is null);
-  perform awa._note_change('retry', awa._as_filter(queue, kind, state, before, tag, args, group_key),
+  perform awa._note_change('retry', awa._as_filter(queue, kind, state, before, tag, args, group_key, v_cause),
     changed => v_retried);
   return v_retried;
 end

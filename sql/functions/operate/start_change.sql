@@ -32,8 +32,9 @@ begin
   v_filter := awa._read_filter(filter);
   -- an empty object is in the arguments of each job
   if num_nonnulls(v_filter.queue, v_filter.kind, v_filter.state, v_filter.before, v_filter.tag,
-    nullif(nullif(v_filter.args, '{}'), '[]'), v_filter.group_key) = 0 then
-    perform awa._refuse('a filter must name a queue, kind, state, before, tag, args or group_key', awa._brief(filter),
+    nullif(nullif(v_filter.args, '{}'), '[]'), v_filter.group_key, v_filter.cause) = 0 then
+    perform awa._refuse('a filter must name a queue, kind, state, before, tag, args, group_key or cause',
+      awa._brief(filter),
       'Say which jobs: at least one of these.');
   elsif v_filter.state <> all(v_states) then
     perform awa._refuse('filter: state must be one that allows this change', v_filter.state,
@@ -44,7 +45,7 @@ begin
     (change_id, action, filter, options, started_by, actor, started_at, state, before_id, turn_at, moved_at)
   select nextval('awa.change_ids'), action,
          awa._without_nulls(filter)
-           || case when v_filter.before is null then '{}' else jsonb_build_object('before', v_filter.before) end,
+           || awa._without_nulls(jsonb_build_object('before', v_filter.before, 'cause', v_filter.cause)),
          v_options, session_user, awa._actor(), t.now, 'running',
          s.last_value + s.is_called::int, t.now, t.now
     from awa.job_ids s, clock_timestamp() t(now)
@@ -161,9 +162,10 @@ create or replace function awa._as_filter(
   before timestamptz,
   tag text,
   args jsonb,
-  group_key text
+  group_key text,
+  cause text
 ) returns jsonb
 language sql stable
 return jsonb_build_object('queue', queue, 'kind', kind, 'state', state, 'before', before, 'tag', tag, 'args', args,
-  'group_key', group_key);
+  'group_key', group_key, 'cause', cause);
 comment on function awa._as_filter is 'The arguments of a call over a filter, as the filter of a change';

@@ -1,8 +1,9 @@
 -- One page of matching jobs, in the descending order of their ids.
 -- The next page is the one before the last id of this one. Completed jobs, jobs in any state, and available jobs where
 -- they are many, are read in stretches of ids, each twice as long as the one before, until the page is full. Jobs in
--- the other states are read from where they are, however long the history is. Nothing indexes tags, arguments and
--- groups: with a filter by these, one call reads at most 100,000 entries. So a page may be short, or empty, before the
+-- the other states are read from where they are, however long the history is. Nothing indexes tags, arguments, groups
+-- and causes: with a filter by these, one call reads at most 100,000 entries; by the cause of the last error, as
+-- failure_causes names it, 20,000. So a page may be short, or empty, before the
 -- last one; scan_jobs tells where to go on. A page ends before the job with which its text would be larger than 64 MiB,
 -- but holds at least one job.
 -- Raises 22023.
@@ -14,7 +15,8 @@ create or replace function awa.list_jobs(
   max_jobs  int default 100,
   tag       text default null,
   args      jsonb default null,
-  group_key text default null
+  group_key text default null,
+  cause     text default null
 ) returns setof awa.jobs
 language plpgsql stable
 security definer
@@ -32,7 +34,7 @@ declare
   v_bytes bigint := 0;
   v_is_page boolean := false; -- it has a job
 begin
-  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args, group_key) loop
+  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args, group_key, cause) loop
     v_bytes := v_bytes + awa._job_bytes(v_job);
     exit when v_bytes > 67108864 and v_is_page;
     return next v_job;
@@ -60,7 +62,8 @@ create or replace function awa._list_jobs(
   max_jobs  int,
   tag       text,
   args      jsonb,
-  group_key text
+  group_key text,
+  cause     text
 ) returns setof awa.jobs
 language plpgsql stable
 as $$
@@ -74,7 +77,8 @@ declare
   v_is_short boolean := false; -- few are available
   v_queue_ids bigint[]; -- that have jobs in this state
   -- entries to be read; null: as many as it takes
-  v_most bigint := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end;
+  v_most bigint := awa._most_entries(tag, args, group_key, cause);
+  v_cause text := awa._cause(cause);
   v_stretch record;
 begin
   if v_left not between 1 and 10000 then
@@ -83,6 +87,7 @@ begin
   perform awa._check_state(state);
   perform awa._check_tag(tag);
   perform awa._check_group(group_key);
+  perform awa._check_cause(cause);
 
   if state = 'available' or state = 'running' then
     select coalesce(sum(c.available), 0) <= 10000,
@@ -94,35 +99,8 @@ begin
   if state = 'running' or v_is_short then
     perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
     return query
-      select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at,
-             j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key,
-             j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
-        from (
-          select * from (
-            select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args, a.group_key
-              from awa._all_available a where state = 'available'
-            union all
-            (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args, r.group_key from awa._running r
-              where state = 'running' and r.queue_id = any(v_queue_ids)
-              limit v_most)
-          ) p
-           where p.job_id < v_until and p.queue_id = any(v_queue_ids) and (kind is null or p.kind = kind)
-             and (tag is null or p.tags @> array[tag]) and (args is null or p.args @> args)
-             and (group_key is null or p.group_key = group_key)
-           order by p.job_id desc
-           limit v_left
-        ) p
-       cross join lateral (
-          select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at,
-                 j.heartbeat_at, j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata,
-                 j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
-            from awa._ledger j where p.xid is not null and j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
-          union all
-          select * from awa._leased j where p.xid is null and state = 'running' and j.id = p.job_id
-          union all
-          select * from awa._limited j where p.xid is null and state = 'available' and j.id = p.job_id
-        ) j
-       order by j.id desc;
+      select *
+        from awa._list_open(v_queue_ids, state, kind, v_until, v_left, tag, args, group_key, v_cause, v_most);
   elsif state = any(awa._states('deferred')) then
     return query
       select *
@@ -130,6 +108,7 @@ begin
        where (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
          and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
          and (group_key is null or j.group_key = group_key)
+         and (cause is null or awa._cause_of(j.errors) = v_cause)
        order by j.id desc
        limit v_left;
   elsif state = any(awa._states('done')) then
@@ -144,6 +123,7 @@ begin
        where (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
          and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
          and (group_key is null or j.group_key = group_key)
+         and (cause is null or awa._cause_of(j.errors) = v_cause)
        order by j.id desc
        limit v_left;
   elsif state is null or state = any(awa._states('logged')) then
@@ -162,6 +142,7 @@ begin
            and (kind is null or j.kind = kind)
            and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
            and (group_key is null or j.group_key = group_key)
+           and (cause is null or awa._cause_of(j.errors) = v_cause)
          order by j.id desc
          limit v_left;
       get diagnostics v_found = row_count;
@@ -173,3 +154,58 @@ begin
 end
 $$;
 comment on function awa._list_jobs is 'The jobs of a page, of any size';
+
+-- The jobs that are available, or running, in some queues, in the descending order of their ids.
+-- Of running ones it reads at most so many entries.
+create or replace function awa._list_open(
+  queue_ids bigint[],
+  state text,
+  kind text,
+  until_id bigint,
+  max_jobs int,
+  tag text,
+  args jsonb,
+  group_key text,
+  cause text,
+  max_entries bigint
+) returns setof awa.jobs
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return query
+    select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at,
+           j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key,
+           j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
+      from (
+        select * from (
+          select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args, a.group_key, a.errors
+            from awa._all_available a where state = 'available'
+          union all
+          (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args, r.group_key, r.errors
+             from awa._running r
+            where state = 'running' and r.queue_id = any(queue_ids)
+            limit max_entries)
+        ) p
+         where p.job_id < until_id and p.queue_id = any(queue_ids) and (kind is null or p.kind = kind)
+           and (tag is null or p.tags @> array[tag]) and (args is null or p.args @> args)
+           and (group_key is null or p.group_key = group_key)
+           and (cause is null or awa._cause_of(p.errors) = cause)
+         order by p.job_id desc
+         limit max_jobs
+      ) p
+     cross join lateral (
+        select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at,
+               j.heartbeat_at, j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata,
+               j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
+          from awa._ledger j where p.xid is not null and j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
+        union all
+        select * from awa._leased j where p.xid is null and state = 'running' and j.id = p.job_id
+        union all
+        select * from awa._limited j where p.xid is null and state = 'available' and j.id = p.job_id
+      ) j
+     order by j.id desc;
+end
+$$;
+comment on function awa._list_open is
+  'The jobs that are available, or running, in some queues, in the descending order of their ids';

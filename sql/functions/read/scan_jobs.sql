@@ -8,7 +8,8 @@ comment on view awa.scan_jobs_row is
 
 -- The ids of matching jobs, of at most 100,000 entries, and where to go on; the newest first.
 -- The filter is an object with any of queue, kind, state, before (enqueued before or, for ended jobs, ended before),
--- tag, args (contains) and group_key. next_before_id is the before_id of the next call; null at the end.
+-- tag, args (contains), group_key and cause (of the last error, as failure_causes names it; then it reads 20,000).
+-- next_before_id is the before_id of the next call; null at the end.
 -- Raises 22023.
 create or replace function awa.scan_jobs(filter jsonb, before_id bigint default null) returns setof awa.scan_jobs_row
 language plpgsql stable
@@ -27,7 +28,8 @@ begin
     select s.next_before_id, s.job_ids
       from awa._read_filter(filter) f
      cross join lateral awa._scan(f.queue, f.kind, case when f.state is not null then array[f.state] end, f.before,
-        f.tag, f.args, f.group_key, before_id, null, false) s;
+        f.tag, f.args, f.group_key, f.cause, before_id, null, false,
+        case when f.cause is null then 100000 else 20000 end) s;
 end
 $$;
 comment on function awa.scan_jobs is
