@@ -84,21 +84,31 @@ func runMetrics(ctx context.Context, args []string, stdout, stderr io.Writer) er
 func (e *exporter) handler() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(e)
-	text := func(status int, text string, w http.ResponseWriter) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(status)
-		io.WriteString(w, text)
-	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: e.log}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(http.StatusOK, "ok\n", w) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /healthz", serveHealth)
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { serveReady(w, e) })
+	return mux
+}
+
+// serveHealth answers that the program runs.
+func serveHealth(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") }
+
+// serveReady answers whether the databases of some exporters can be read.
+func serveReady(w http.ResponseWriter, exporters ...*exporter) {
+	for _, e := range exporters {
 		if s, _ := e.sample(); s == nil {
-			text(http.StatusServiceUnavailable, "not ready\n", w)
+			answer(w, http.StatusServiceUnavailable, "not ready")
 			return
 		}
-		text(http.StatusOK, "ok\n", w)
-	})
-	return mux
+	}
+	answer(w, http.StatusOK, "ok")
+}
+
+// answer answers in a few words, which nothing keeps.
+func answer(w http.ResponseWriter, status int, words string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	io.WriteString(w, words+"\n")
 }

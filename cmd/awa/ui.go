@@ -25,11 +25,13 @@ import (
 const uiUsage = `usage: awa ui [--listen ADDRESS] [--database-url URL]... [--base-path PATH]
               [--trusted-proxy NETWORK]... [--host NAME]...
               [--mask PATTERN]... [--password-file FILE | --user-header NAME] [--role USER=ROLE]...
+              [--group-header NAME --group-role GROUP=ROLE...] [--metrics-listen ADDRESS]
               [--allow-changes]
 
 Serves pages that show the queue: its health, counts, statistics, jobs, and why a job does not run. It reads
 as a member of awa_reader, and changes nothing without --allow-changes. Also /healthz, which answers 200
-while this program runs.
+while this program runs, and /readyz, which answers 200 while it can read the databases, and 503
+otherwise: neither asks for a login. And /metrics for Prometheus, for those who may read the pages.
 
   --listen ADDRESS         where to listen: host:port (127.0.0.1:8080). Without a password file or a header
                            of a proxy, only addresses of this machine
@@ -45,6 +47,12 @@ while this program runs.
   --user-header NAME       the header in which a trusted proxy names the user, as X-Remote-User
   --role USER=ROLE         the database role of a user, behind the last =; * stands for all others. Without
                            any, all have the rights of the login
+  --group-header NAME      the header in which the proxy that names the user says the user's groups, with
+                           commas between them
+  --group-role GROUP=ROLE  the database role of the members of a group who have none by their names: the
+                           first of these flags that fits
+  --metrics-listen ADDRESS where to serve /metrics, /healthz and /readyz to all who ask, and /metrics there
+                           alone: host:port
   --allow-changes          offer changes of jobs and queues, where the database role may make them
 
 Exit status: 0 it was stopped by a signal; 1 it can't listen there, or a URL is wrong; 2 the command line
@@ -63,7 +71,14 @@ type uiFlags struct {
 	userHeader   string
 	roles        map[string]string
 	allowChanges bool
+
+	groupHeader   string
+	groupRoles    []groupRole
+	metricsListen string
 }
+
+// groupRole is a group of a proxy's, and the database role of its members.
+type groupRole struct{ group, role string }
 
 // urlList is a flag that may be given several times; each value is added to what the flag had at first, if that was set
 // by the command line.
@@ -115,6 +130,23 @@ func (f *uiFlags) define(flags *flag.FlagSet) {
 		f.roles[user] = role
 		return nil
 	})
+	flags.StringVar(&f.groupHeader, "group-header", "", "")
+	flags.Func("group-role", "", func(value string) error {
+		at := max(strings.LastIndex(value, "="), 0)
+		group, role := strings.TrimSpace(value[:at]), strings.TrimPrefix(value[at:], "=")
+		if group == "" || role == "" || role == "none" || strings.Contains(group, ",") {
+			return errors.New("should be a group, whose name has no comma, and a database role, as ops=operator")
+		}
+		f.groupRoles = append(f.groupRoles, groupRole{group, role})
+		return nil
+	})
+	flags.Func("metrics-listen", "", func(value string) error {
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			return errors.New("should be host:port, as 127.0.0.1:9187")
+		}
+		f.metricsListen = value
+		return nil
+	})
 	flags.Func("mask", "", func(value string) error {
 		_, err := mask.New(value)
 		f.masks = append(f.masks, value)
@@ -139,6 +171,10 @@ func (f *uiFlags) check() error {
 	case f.userHeader != "" && len(f.hosts) == 0 && slices.ContainsFunc(f.proxies, holdsLoopback):
 		return errors.New("the proxy at this machine names the user, and so could any page in a browser here: say with " +
 			"--host under which names browsers know the pages")
+	case f.groupHeader != "" && f.userHeader == "":
+		return errors.New("who is in these groups? Pass --user-header")
+	case (f.groupHeader == "") != (len(f.groupRoles) == 0):
+		return errors.New("--group-header and --group-role belong together")
 	case f.passwordFile == "" && f.userHeader == "" && !isLoopback(f.listen):
 		return errors.New("without --password-file or --user-header the pages ask for no login, so they can be served " +
 			"to this machine alone: listen at 127.0.0.1")
@@ -193,8 +229,41 @@ func runUI(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		ReadTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx }, // a signal ends what is being read
 	}
+	stopMetrics, err := f.serveMetrics(ctx, site.metrics, server.ErrorLog, stdout)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer stopMetrics()
 	fmt.Fprintf(stdout, "serving the pages at http://%s%s/\n", listener.Addr(), f.basePath)
 	return serveUntilStopped(ctx, server, listener)
+}
+
+// serveMetrics serves metrics at an address of their own, if they have one, until stop is called or the context ends.
+func (f *uiFlags) serveMetrics(
+	ctx context.Context, metrics http.Handler, errorLog *log.Logger, stdout io.Writer,
+) (stop func(), err error) {
+	if f.metricsListen == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", f.metricsListen)
+	if err != nil {
+		return nil, errors.New("can't listen there: see --metrics-listen") // the error shows the argument
+	}
+	server := &http.Server{
+		Handler: metrics, ErrorLog: errorLog, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	fmt.Fprintf(stdout, "serving metrics at http://%s/metrics\n", listener.Addr())
+	ctx, cancel := context.WithCancel(ctx)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		if err := serveUntilStopped(ctx, server, listener); err != nil {
+			errorLog.Print("no metrics are served any more: ", err)
+		}
+	}()
+	return func() { cancel(); <-stopped }, nil
 }
 
 // serveUntilStopped serves until the context ends, and then gives requests two seconds to finish.

@@ -25,6 +25,7 @@ type uiSite struct {
 	flags     uiFlags
 	users     *uiUsers
 	databases []uiDatabase
+	metrics   *uiMetrics
 }
 
 // uiDatabase is a database that is shown.
@@ -73,6 +74,7 @@ func newUISite(ctx context.Context, flags uiFlags, log *slog.Logger) (*uiSite, e
 			return nil, err
 		}
 	}
+	site.metrics = newUIMetrics(ctx, site.databases, log)
 	return site, nil
 }
 
@@ -156,9 +158,8 @@ func below(r *http.Request, prefixes ...string) string {
 
 func (s *uiSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := below(r, s.forwarded(r), s.flags.basePath)
-	if at == "/healthz" {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		io.WriteString(w, "ok\n")
+	if at == "/healthz" || at == "/readyz" { // of which nothing can be learned
+		s.metrics.serve(w, r, at)
 		return
 	}
 	if (!s.users.areAsked() || len(s.flags.hosts) > 0) && !s.isKnownHost(r) {
@@ -167,6 +168,14 @@ func (s *uiSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r, ok := s.users.enter(w, r, s.isProxy(r))
 	if !ok {
+		return
+	}
+	if at == "/metrics" && s.flags.metricsListen == "" {
+		if user, _ := userOf(r); !s.metrics.mayRead(r.Context(), user.Role) {
+			http.Error(w, "Your database role may not read this.", http.StatusForbidden)
+			return
+		}
+		s.metrics.serve(w, r, at)
 		return
 	}
 	if len(s.databases) == 1 {

@@ -311,7 +311,7 @@ func TestUIRoles(t *testing.T) {
 		"ada": "viewer", "Ada": "", "ADA": "", "adam": "all", "cn=bob,dc=example": "editor", "CN=bob,dc=example": "",
 		"*": "all",
 	} {
-		role, has := u.roleOf(name)
+		role, has := u.roleOf(name, nil)
 		assert.Equal(t, want, role, name)
 		assert.Equal(t, want != "", has, name)
 	}

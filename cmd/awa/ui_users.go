@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,8 @@ type uiUsers struct {
 	passwords  map[string][]byte // hashes by names; nil without a file
 	header     string            // of the proxy; "" for none
 	roles      map[string]string // of the database, by names, and "*" for all others; nil for the login's own
+	groups     string            // the header of the proxy that names them; "" for none
+	groupRoles []groupRole       // of the database, of the members of groups
 	mayChange  bool
 	log        *slog.Logger
 	waiting    chan struct{} // holds those whose password is to be compared, or was wrong
@@ -45,7 +48,8 @@ type userKey struct{}
 
 func newUIUsers(f uiFlags, log *slog.Logger) (*uiUsers, error) {
 	u := &uiUsers{
-		header: f.userHeader, roles: f.roles, mayChange: f.allowChanges, log: log,
+		header: f.userHeader, roles: f.roles, groups: f.groupHeader,
+		groupRoles: f.groupRoles, mayChange: f.allowChanges, log: log,
 		waiting: make(chan struct{}, mostWaiting), comparing: make(chan struct{}, 2), failing: time.Second,
 		known: map[string][]byte{}, key: make([]byte, 32),
 	}
@@ -134,8 +138,8 @@ func (u *uiUsers) enter(w http.ResponseWriter, r *http.Request, isProxy bool) (*
 		}
 	}
 	user := ui.User{Name: name, MayChange: u.mayChange}
-	if u.roles != nil {
-		role, has := u.roleOf(name)
+	if u.roles != nil || u.groupRoles != nil {
+		role, has := u.roleOf(name, u.groupsOf(r))
 		if !has {
 			http.Error(w, "You have no role in the database: see --role.", http.StatusForbidden)
 			return nil, false
@@ -145,14 +149,38 @@ func (u *uiUsers) enter(w http.ResponseWriter, r *http.Request, isProxy bool) (*
 	return r.WithContext(context.WithValue(r.Context(), userKey{}, user)), true
 }
 
-// roleOf returns the database role of a user. A name that differs from one that has a role in upper and lower case
-// alone has none, and not that of all others: it may be the same user, or another one.
-func (u *uiUsers) roleOf(name string) (role string, has bool) {
+// groupsOf returns the groups that the proxy says, which enter believes. A second header of the name may be that of a
+// browser, to which the proxy has added its own: then there are none.
+func (u *uiUsers) groupsOf(r *http.Request) (groups []string) {
+	if headers := r.Header.Values(u.groups); u.groups != "" && len(headers) == 1 {
+		for group := range strings.SplitSeq(headers[0], ",") {
+			if group = strings.TrimSpace(group); group != "" {
+				groups = append(groups, group)
+			}
+		}
+	}
+	return groups
+}
+
+// roleOf returns the database role of a user: by the name, or else by the first group that has one, or else that of all
+// others. A name that differs from one that has a role in upper and lower case alone has none, and not that of all
+// others: it may be the same user, or another one. So it is with groups.
+func (u *uiUsers) roleOf(name string, groups []string) (role string, has bool) {
 	if role, has = u.roles[name]; has && name != "*" {
 		return role, true
 	}
 	for user := range u.roles {
 		if user != name && strings.EqualFold(user, name) {
+			return "", false
+		}
+	}
+	for _, mapped := range u.groupRoles {
+		if slices.Contains(groups, mapped.group) {
+			return mapped.role, true
+		}
+	}
+	for _, mapped := range u.groupRoles {
+		if slices.ContainsFunc(groups, func(group string) bool { return strings.EqualFold(group, mapped.group) }) {
 			return "", false
 		}
 	}
