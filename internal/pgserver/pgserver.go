@@ -16,7 +16,9 @@
 // runs as the system user "postgres" or, without one, as "nobody".
 //
 // On Linux the server shuts down when the program that started it is killed,
-// but then nobody removes its directory.
+// but then nobody removes its directory, unless that is in memory: there the
+// next program that starts a server does. The data of a server that is not
+// durable is in memory where there is enough of it.
 package pgserver
 
 import (
@@ -52,6 +54,10 @@ const (
 	superuser = "postgres"
 	port      = "5432" // only part of the socket's file name
 
+	// MemoryEnv names the environment variable that, with the value off, keeps
+	// the data of all servers out of memory, in a directory for temporary files.
+	MemoryEnv = "AWA_PG_MEMORY"
+
 	dirPrefix = "awa-pg"
 	// maxSocketPath is what fits in sockaddr_un everywhere: macOS has 104
 	// bytes and Linux 108, both with the final NUL.
@@ -71,8 +77,9 @@ type Config struct {
 	// Durable makes the server write safely to disk, and compile plans as it
 	// does by default. The zero value turns fsync off, which is faster and fits
 	// tests: what was committed still survives a crash of the server, but not
-	// one of the machine. It turns jit off, too: to compile a plan takes longer
-	// than to run it on the few rows of a test.
+	// one of the machine. Its data may be in memory, see MemoryEnv. It turns jit
+	// off, too: to compile a plan takes longer than to run it on the few rows of
+	// a test.
 	Durable bool
 
 	checksums string // of the data: on, off, or as initdb has it
@@ -81,6 +88,7 @@ type Config struct {
 // Server is a running PostgreSQL server.
 type Server struct {
 	dir      string
+	owner    *os.File // open as long as the directory is in use, if that is in memory
 	binaries Binaries
 	acct     *account
 	proc     *process
@@ -109,16 +117,15 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := makeDir(acct)
-	if err != nil {
+	s := &Server{binaries: bin, acct: acct}
+	if err := s.makeDir(cfg.Durable); err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, binaries: bin, acct: acct}
 	if err := s.start(ctx, cfg); err != nil {
 		if s.proc != nil {
 			s.proc.terminate()
 		}
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, errors.Join(err, s.removeDir())
 	}
 	return s, nil
 }
@@ -161,7 +168,7 @@ func (s *Server) Stop() error {
 		default:
 			s.proc.terminate()
 		}
-		s.stopErr = errors.Join(s.stopErr, os.RemoveAll(s.dir))
+		s.stopErr = errors.Join(s.stopErr, s.removeDir())
 	})
 	return s.stopErr
 }
@@ -196,16 +203,15 @@ func (s *Server) Resume(ctx context.Context) error {
 // Standby starts a second server, which follows this one and can be read, until it is promoted (select pg_promote()).
 // It halts this one for a moment, to copy its data.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
-	dir, err := makeDir(s.acct)
-	if err != nil {
+	standby := &Server{binaries: s.binaries, acct: s.acct}
+	if err := standby.makeDir(s.owner == nil); err != nil {
 		return nil, err
 	}
-	standby := &Server{dir: dir, binaries: s.binaries, acct: s.acct}
 	if err := s.follow(ctx, standby); err != nil {
 		if standby.proc != nil {
 			standby.proc.terminate()
 		}
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, errors.Join(err, standby.removeDir())
 	}
 	return standby, nil
 }
@@ -387,23 +393,37 @@ func serverEnv(env []string) []string {
 }
 
 // makeDir creates the server's directory and gives it to the account.
-func makeDir(acct *account) (string, error) {
-	parent, err := tempParent(acct)
-	if err != nil {
-		return "", err
+func (s *Server) makeDir(durable bool) error {
+	parent, inMemory := memoryParent(s.acct)
+	if durable || !inMemory {
+		var err error
+		if parent, err = tempParent(s.acct); err != nil {
+			return err
+		}
+	} else {
+		removeLeft()
 	}
 	dir, err := os.MkdirTemp(parent, dirPrefix)
 	if err != nil {
-		return "", err
+		return err
 	}
-	if acct != nil {
+	s.dir = dir
+	if s.owner, err = own(dir); err == nil && s.acct != nil {
 		// The mode stays 0700: it keeps other users away from the socket,
 		// and root reaches it anyway.
-		if err := os.Chown(dir, acct.uid, acct.gid); err != nil {
-			return "", errors.Join(err, os.RemoveAll(dir))
-		}
+		err = os.Chown(dir, s.acct.uid, s.acct.gid)
 	}
-	return dir, nil
+	if err != nil {
+		return errors.Join(err, s.removeDir())
+	}
+	return nil
+}
+
+// removeDir removes the server's directory.
+func (s *Server) removeDir() error {
+	err := os.RemoveAll(s.dir)
+	s.owner.Close() // nil is fine
+	return err
 }
 
 // tempParent returns the usual directory for temporary files or, when the

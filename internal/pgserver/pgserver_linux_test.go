@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -38,4 +39,30 @@ func TestServerDiesWithParent(t *testing.T) {
 	_, err = syscall.Wait4(pid, &status, 0, nil)
 	require.NoError(t, err)
 	assert.True(t, status.Exited(), "status %v", status)
+
+	// The next server removes what is left of it in memory.
+	srv := start(t, Config{})
+	if filepath.Dir(dir) == memoryDir {
+		assert.NoDirExists(t, dir)
+	}
+	next := start(t, Config{})
+	assert.DirExists(t, srv.Dir())
+	assert.DirExists(t, next.Dir())
+}
+
+func TestServerInMemory(t *testing.T) {
+	acct, err := serverAccount()
+	require.NoError(t, err)
+	if _, ok := memoryParent(acct); !ok {
+		t.Skip("there is little memory")
+	}
+	assert.Equal(t, memoryDir, filepath.Dir(start(t, Config{}).Dir()))
+	assert.NotEqual(t, memoryDir, filepath.Dir(start(t, Config{Durable: true}).Dir()))
+	t.Setenv(MemoryEnv, "off")
+	assert.NotEqual(t, memoryDir, filepath.Dir(start(t, Config{}).Dir()))
+}
+
+func TestAvailableMemory(t *testing.T) {
+	assert.Greater(t, availableMemory(), uint64(1<<20))
+	assert.Less(t, availableMemory(), uint64(1<<50))
 }

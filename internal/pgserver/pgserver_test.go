@@ -81,6 +81,7 @@ func watchTemp(t *testing.T) string {
 	t.Helper()
 	dir := openDir(t)
 	t.Setenv("TMPDIR", dir)
+	t.Setenv(MemoryEnv, "off")
 	return dir
 }
 

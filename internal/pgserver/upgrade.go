@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
@@ -34,7 +33,7 @@ func (s *Server) Upgrade(ctx context.Context, binDir string) (*Server, error) {
 	out, err := next.command(filepath.Join(next.binaries.Dir, "pg_upgrade"), "-U", superuser, "-b", s.binaries.Dir,
 		"-B", next.binaries.Dir, "-d", s.dataDir(), "-D", next.dataDir()).CombinedOutput()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pg_upgrade: %w%s", err, indent(tail(out))), os.RemoveAll(next.dir))
+		return nil, errors.Join(fmt.Errorf("pg_upgrade: %w%s", err, indent(tail(out))), next.removeDir())
 	}
 	return next, next.run(ctx)
 }
