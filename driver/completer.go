@@ -76,10 +76,9 @@ type completer struct {
 	ending   bool              // no more answers are to come
 	due      time.Time         // when to look for the server again
 	pause    backoff
-	resting  time.Time       // when to send any that are not fresh, if there are fresh ones
-	turn     int             // whose are the next
-	behind   *atomic.Bool    // there are answers that can't be sent
-	wake     chan<- struct{} // answers were taken; nil where nobody waits for that
+	resting  time.Time    // when to send any that are not fresh, if there are fresh ones
+	turn     int          // whose are the next
+	behind   *atomic.Bool // there are answers that can't be sent
 }
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
@@ -120,8 +119,8 @@ func (c *completer) held() (n int) {
 
 // send hands over an answer. It waits when the server is slower than the handlers.
 func (c *completer) send(a answer) {
-	if a.queue != nil {
-		a.queue.waiting.Add(1)
+	if a.waiting != nil {
+		a.waiting.Add(1)
 	}
 	select {
 	case c.answers <- a:
@@ -367,9 +366,8 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 		answers = byReceipt(answers)
 	}
 	for _, a := range answers {
-		if a.queue != nil {
-			a.queue.waiting.Add(-1)
-			a.queue.answered.Store(true)
+		if a.waiting != nil {
+			a.waiting.Add(-1)
 		}
 		a.answered()
 		stale := isStale[a.jobID] > 0
@@ -393,7 +391,6 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 			a.stats.ended[a.outcome].Add(1)
 		}
 	}
-	signalTo(c.wake)
 	if len(unexpected) > 0 {
 		const what = "answers were stale"
 		c.warnings.warn(ctx, c.log, slog.LevelInfo, what, what, keyJobs, len(unexpected), keyJobIDs,

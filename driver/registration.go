@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,7 +35,7 @@ type attempt struct {
 	jobID, receipt int64
 	registration   *registration // nil for a caller without one
 	stats          *queueStats
-	queue          *queue                  // nil for a caller without one
+	waiting        *atomic.Int64           // how many answers for its queue are not sent; nil for one without a queue
 	cancel         context.CancelCauseFunc // ends the handler's context; nil before it runs; guarded by registration
 	lost           bool                    // it is no longer the worker's; guarded by registration
 }

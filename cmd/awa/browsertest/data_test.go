@@ -20,6 +20,7 @@ func (s *site) fill() {
 	s.execute(
 		`select awa.configure_queue(q, '{"dead_letter": true}') from unnest(array['invoices', 'webhooks']) q`,
 		`select awa.configure_queue('reports', '{"max_running": 2}')`,
+		`select awa.configure_queue('images', '{"group_max_running": 1}')`,
 		`select awa.enqueue('emails', 'order_confirmation',
 		          jsonb_build_object('order', 10250 + n, 'to', format('customer%s@example.com', n), 'token', 'secret'))
 		   from generate_series(1, 18) n`,

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func (s *site) pages() []page {
 		{"queues", "/queues", []string{"emails", "webhooks", "paused"}, true, 0},
 		{"queues-found", "/queues?search=mail", []string{"emails"}, true, 0},
 		{"queue", "/queue?name=webhooks", []string{"Paused since", "dead_letter", "The last hour"}, true, 0},
+		{"groups", "/groups?queue=images", []string{"product/1", "running"}, true, 0},
 		{"jobs", "/jobs", []string{"order_confirmation", "running", "available"}, true, 0},
 		{"jobs-filtered", "/jobs?queue=images&state=available&tag=photo", []string{"make_thumbnails", "product/"}, true, 0},
 		{"jobs-none", "/jobs?kind=nothing", []string{"No job matches"}, true, 0},
@@ -50,6 +52,8 @@ func (s *site) pages() []page {
 		{"worker", "/worker?id=" + worker, []string{"Running now", "make_thumbnails"}, true, 0},
 		{"segments", "/segments", []string{"current", "What holds it up"}, true, 0},
 		{"changes", "/changes", []string{"ada", "cancel"}, true, 0},
+		{"change", "/change?id=" + s.value(`select min(change_id)::text from awa.list_changes()`),
+			[]string{"probe", "changed"}, true, 0},
 		{"audit", "/audit", []string{"Count now"}, false, 0},
 		{"missing", "/nonsense", []string{"There is no such page"}, false, 404},
 		{"missing-job", "/job/999999", []string{"no such job"}, false, 404},
@@ -88,6 +92,7 @@ func TestPages(t *testing.T) {
 			x.size(1280, 900)
 			x.scheme("light")
 			x.visit(p)
+			x.screenshot(p.name + "-light")
 			assert.Equal(t, p.isLive, eval[bool](x, `document.querySelector("main[data-stream]") !== null`))
 			if p.isLive { // what is new would take the place of what is looked at
 				eval[bool](x, `document.querySelector("button.pause").click(), true`)
@@ -95,7 +100,6 @@ func TestPages(t *testing.T) {
 			const background = `getComputedStyle(document.body).backgroundColor`
 			light := eval[string](x, background)
 			assert.Empty(t, x.axe(wcag), "light")
-			x.screenshot(p.name + "-light")
 			x.scheme("dark")
 			assert.NotEqual(t, light, eval[string](x, background))
 			assert.Empty(t, x.axe(colours), "dark")
@@ -156,8 +160,15 @@ func (x *tab) unreachable() []string {
 		...all.filter((e) => !reached.includes(e)).map((e) => "is not reached: " + e.outerHTML.slice(0, 120))]`)
 }
 
-// proxy is a proxy that shows the pages below /awa, and removes that from what it asks the command for, or not.
-func proxy(t *testing.T, to string, strips bool) (address string) {
+// front is a proxy that shows the pages below /awa.
+type front struct {
+	address string
+	streams atomic.Int64 // that are open
+}
+
+// proxy starts a proxy that removes the path from what it asks the command for, or not. It has no answer for some
+// paths.
+func proxy(t *testing.T, to string, strips bool, refused ...string) *front {
 	t.Helper()
 	target, err := url.Parse(to)
 	require.NoError(t, err)
@@ -169,11 +180,22 @@ func proxy(t *testing.T, to string, strips bool) (address string) {
 	if strips {
 		handler = http.StripPrefix("/awa", reverse)
 	}
+	f := &front{}
 	mux := http.NewServeMux()
 	mux.Handle("/awa/", handler) // and nothing else
+	mux.HandleFunc("/awa/live/", func(w http.ResponseWriter, r *http.Request) {
+		f.streams.Add(1)
+		defer f.streams.Add(-1)
+		handler.ServeHTTP(w, r)
+	})
+	for _, path := range refused {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusBadGateway) })
+	}
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return server.URL + "/awa"
+	t.Cleanup(server.CloseClientConnections) // first
+	f.address = server.URL + "/awa"
+	return f
 }
 
 // Below a path, behind a proxy that removes it or not, each page is as it is without, with script and without, and asks
@@ -184,7 +206,7 @@ func TestBehindProxies(t *testing.T) {
 	for name, strips := range map[string]bool{"strips": true, "passes": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			x := b.newTab(t, proxy(t, s.address, strips))
+			x := b.newTab(t, proxy(t, s.address, strips).address)
 			x.script(strips) // one with, the other without
 			for _, p := range pages {
 				x.visit(p)

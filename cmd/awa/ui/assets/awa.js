@@ -55,14 +55,27 @@ function update(html) {
   showAges();
 }
 
+// A browser has six connections to a server over HTTP/1.1. So the pages that are seen at once, in several windows, have
+// this many streams in all: the oldest ones end theirs, and are read again instead.
+const mostStreams = 3;
+
 // watch keeps a page new while it is seen: by a stream or, where none passes, by reading the page again.
 function watch(main) {
-  let source = null, heard = 0, isPolling = false, isPaused = false, polledAt = performance.now();
-  const close = () => { if (source) source.close(); source = null; };
+  const name = Math.random().toString(36), others = new Set(); // the streams of other windows that this one has heard of
+  const channel = window.BroadcastChannel ? new BroadcastChannel("awa streams") : null;
+  let source = null, heard = 0, isPolling = false, isCrowded = false, isPaused = false, polledAt = performance.now();
+  const tell = (isOpen) => { if (channel) channel.postMessage({name, isOpen}); };
+  const close = () => {
+    if (!source) return;
+    source.close();
+    source = null;
+    tell(false);
+  };
   const open = () => {
     close();
     heard = performance.now();
     source = new EventSource(main.dataset.stream);
+    tell(true);
     source.addEventListener("beat", () => { heard = performance.now(); });
     source.addEventListener("page", (event) => { heard = performance.now(); update(event.data); });
     source.onerror = () => { if (source && source.readyState === EventSource.CLOSED) { close(); isPolling = true; } };
@@ -79,9 +92,19 @@ function watch(main) {
     showAges();
     if (!isSeen()) return;
     if (source && performance.now() - heard > 40000) { close(); isPolling = true; }
+    if (isCrowded && others.size < mostStreams) {
+      isCrowded = isPolling = false;
+      open();
+    }
     if (isPolling && performance.now() - polledAt > 20000) poll();
   };
   const change = () => { if (!isSeen()) close(); else if (!isPolling && !source) open(); };
+  if (channel) channel.onmessage = (event) => {
+    if (event.data.isOpen) others.add(event.data.name); else others.delete(event.data.name);
+    if (!source || others.size < mostStreams) return;
+    close();
+    isCrowded = isPolling = true;
+  };
   const button = document.createElement("button");
   button.type = "button";
   button.className = "pause";
