@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,16 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
+func TestMain(m *testing.M) {
+	if os.Getenv(podURL) != "" {
+		if err := podMain(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	testdb.Main(m, func() error { return goleak.Find() })
+}
 
 // patience is how long a test waits for what should happen soon, on a machine that may be very busy.
 const patience = 5 * time.Minute
