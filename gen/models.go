@@ -132,6 +132,31 @@ type AwaJob struct {
 	ExpiresAt   *time.Time
 }
 
+// The row that job_summaries returns, one per job. The view itself is always empty
+type AwaJobSummariesRow struct {
+	ID          int64
+	Kind        string
+	Queue       string
+	State       string
+	Priority    int32
+	Attempt     int32
+	MaxAttempts int32
+	RunAt       time.Time
+	HeartbeatAt *time.Time
+	DeadlineAt  *time.Time
+	AttemptedAt *time.Time
+	FinalizedAt *time.Time
+	CreatedAt   time.Time
+	Tags        []string
+	WorkerID    *int64
+	GroupKey    *string
+	ExpiresAt   *time.Time
+	ArgsStart   *string
+	ArgsBytes   int64
+	LastError   *string
+	ErrorsBytes int64
+}
+
 // The row that list_changes returns, one per change. The view itself is always empty
 type AwaListChangesRow struct {
 	ChangeID  int64

@@ -207,6 +207,82 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 	return i, err
 }
 
+const jobSummaries = `-- name: JobSummaries :many
+select id, kind, queue, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, tags, worker_id, group_key, expires_at, args_start, args_bytes, last_error, errors_bytes from awa.job_summaries(
+  queue => $1, state => $2, kind => $3, before_id => $4,
+  max_jobs => $5,
+  tag => $6, args => $7, group_key => $8, cause => $9,
+  worker_id => $10, job_ids => $11::bigint[])
+`
+
+type JobSummariesParams struct {
+	Queue    *string
+	State    *string
+	Kind     *string
+	BeforeID *int64
+	MaxJobs  *int32
+	Tag      *string
+	Args     json.RawMessage
+	GroupKey *string
+	Cause    *string
+	WorkerID *int64
+	JobIds   []int64
+}
+
+func (q *Queries) JobSummaries(ctx context.Context, db DBTX, arg JobSummariesParams) ([]AwaJobSummariesRow, error) {
+	rows, err := db.Query(ctx, jobSummaries,
+		arg.Queue,
+		arg.State,
+		arg.Kind,
+		arg.BeforeID,
+		arg.MaxJobs,
+		arg.Tag,
+		arg.Args,
+		arg.GroupKey,
+		arg.Cause,
+		arg.WorkerID,
+		arg.JobIds,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaJobSummariesRow
+	for rows.Next() {
+		var i AwaJobSummariesRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Kind,
+			&i.Queue,
+			&i.State,
+			&i.Priority,
+			&i.Attempt,
+			&i.MaxAttempts,
+			&i.RunAt,
+			&i.HeartbeatAt,
+			&i.DeadlineAt,
+			&i.AttemptedAt,
+			&i.FinalizedAt,
+			&i.CreatedAt,
+			&i.Tags,
+			&i.WorkerID,
+			&i.GroupKey,
+			&i.ExpiresAt,
+			&i.ArgsStart,
+			&i.ArgsBytes,
+			&i.LastError,
+			&i.ErrorsBytes,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listChanges = `-- name: ListChanges :many
 select change_id, action, filter, options, started_by, actor, started_at, state, found, changed, skipped, last_error, ended_at from awa.list_changes(
   state => $1, before_id => $2, max_changes => $3)

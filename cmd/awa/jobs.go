@@ -79,9 +79,9 @@ func optional(text string) *string {
 }
 
 const (
-	payloadStart = 300    // characters of args and errors that lists read
-	payloadBytes = 20000  // of args, as they are stored: of larger ones lists read the size alone
-	errorsBytes  = 100000 // of the errors of a job, likewise
+	payloadStart = 300   // characters of args and errors that lists read
+	payloadBytes = 4096  // of args, as they are stored: of larger ones lists read the size alone
+	errorsBytes  = 16384 // of the errors of a job, likewise
 )
 
 // listed is a job in a list.
@@ -107,31 +107,30 @@ type listed struct {
 // no longer than that. someJobsQuery does so for jobs by their ids. Nothing indexes tags, groups and args: scanQuery
 // finds the first jobs with these, and where to go on.
 var (
-	listJobsQuery = briefly("awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5) j", "")
-	someJobsQuery = briefly("unnest($1::bigint[]) i(id) cross join lateral awa.job(i.id) j", "")
+	listJobsQuery = briefly(
+		"awa.job_summaries(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5) j", "")
+	someJobsQuery = briefly("awa.job_summaries(job_ids => $1) j", "")
 )
 
 const scanQuery = `
 	select s.next_before_id, coalesce(s.job_ids[:$3], '{}'), coalesce(cardinality(s.job_ids), 0) > $3
 	  from awa.scan_jobs($1::text::jsonb, $2) s`
 
-// briefly returns a query for jobs of a list, with more columns. It takes no large value apart, to cut it.
+// briefly returns a query for jobs of a list, with more columns. The jobs come from job_summaries, which reads nothing
+// large.
 func briefly(from, more string) string {
 	return fmt.Sprintf(`
 	select row_to_json(r)
 	  from (
 	    select j.id, j.queue, j.kind, j.state, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at,
 	           j.attempted_at, j.finalized_at, j.expires_at, j.group_key, j.tags, j.worker_id,
-	           case when length(a.text) <= %[1]d then a.text::json end as args,
-	           case when length(a.text) > %[1]d then left(a.text, %[1]d) end as args_start,
-	           coalesce(octet_length(a.text), pg_column_size(j.args)) as args_bytes,
-	           case when pg_column_size(j.errors) <= %[4]d then left(j.errors -> -1 ->> 'error', %[1]d)
-	                else '(' || pg_size_pretty(pg_column_size(j.errors)::bigint) || ')' end as last_error%[5]s
-	      from %[2]s
-	     cross join lateral (
-	       select case when pg_column_size(j.args) <= %[3]d then j.args::text end as text offset 0) a
+	           case when octet_length(j.args_start) = j.args_bytes then j.args_start::json end as args,
+	           case when octet_length(j.args_start) < j.args_bytes then j.args_start end as args_start, j.args_bytes,
+	           case when j.errors_bytes <= %[2]d then j.last_error
+	                else '(' || pg_size_pretty(j.errors_bytes) || ')' end as last_error%[3]s
+	      from %[1]s
 	     order by j.id desc
-	  ) r`, payloadStart, from, payloadBytes, errorsBytes, more)
+	  ) r`, from, errorsBytes, more)
 }
 
 func runJobs(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -198,27 +197,16 @@ func (v *view) listJobs(
 	return s, nil
 }
 
-// listPages reads jobs by list_jobs, page by page: large jobs make a page short. It returns, too, before which id there
-// may be more, or nil.
+// listPages reads jobs. It returns, too, before which id there may be more, or nil.
 func (v *view) listPages(
 	ctx context.Context, tx pgx.Tx, f jobFilter, before *int64, limit int,
 ) (raw []json.RawMessage, jobs []listed, next *int64, err error) {
-	raw = []json.RawMessage{}
-	for began := time.Now(); ; {
-		rawPage, page, err := rowsOf[listed](ctx, tx, v.masker, listJobsQuery, optional(f.queue), optional(f.state),
-			optional(f.kind), before, limit-len(jobs))
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		if len(page) == 0 {
-			return raw, jobs, nil, nil
-		}
-		raw, jobs = append(raw, rawPage...), append(jobs, page...)
-		before = &page[len(page)-1].ID
-		if len(jobs) == limit || time.Since(began) > v.timeout {
-			return raw, jobs, before, nil
-		}
+	raw, jobs, err = rowsOf[listed](ctx, tx, v.masker, listJobsQuery, optional(f.queue), optional(f.state),
+		optional(f.kind), before, limit)
+	if err == nil && len(jobs) == limit {
+		next = &jobs[limit-1].ID
 	}
+	return raw, jobs, next, err
 }
 
 // scanJobs reads jobs by a filter that nothing indexes, among 100,000 entries. The next id is where to go on, or nil at

@@ -35,7 +35,7 @@ const topJobs = 50
 // are; and how many run.
 var topRunningQuery = strings.Replace(briefly(fmt.Sprintf(`(
 	  select j.*, count(*) over () as looked, (select sum(c.running)::bigint from awa.queue_counts() c) as all_running
-	    from awa.list_jobs(state => 'running', max_jobs => $1) j
+	    from awa.job_summaries(state => 'running', max_jobs => $1) j
 	   order by j.attempted_at, j.id
 	   limit %d) j`, topJobs), ", j.looked, j.all_running"), "order by j.id desc", "order by j.attempted_at, j.id", 1)
 

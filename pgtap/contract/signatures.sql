@@ -136,6 +136,11 @@ insert into contract values
     'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint '
     'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT '
     'NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text', 'SETOF awa.jobs'),
+  ('job_summaries',
+    'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint '
+    'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT '
+    'NULL::jsonb, group_key text DEFAULT NULL::text, cause text DEFAULT NULL::text, worker_id bigint DEFAULT '
+    'NULL::bigint, job_ids bigint[] DEFAULT NULL::bigint[]', 'SETOF awa.job_summaries_row'),
   ('failure_causes',
     'queue text DEFAULT NULL::text, since interval DEFAULT ''1 day''::interval, kind text DEFAULT NULL::text, '
     'max_causes integer DEFAULT 100', 'SETOF awa.failure_causes_row'),
@@ -165,7 +170,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(211);
+select plan(214);
 
 select is(
   (
@@ -178,7 +183,7 @@ select is(
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
     when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'failure_causes',
-      'queue_counts', 'queue_stats',
+      'job_summaries', 'queue_counts', 'queue_stats',
       'configuration', 'list_queues', 'list_groups', 'list_workers', 'list_changes', 'list_schedules',
       'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
       'pass_due_at', 'health', 'version')
@@ -205,6 +210,12 @@ select is(pg_temp.columns_of('awa.jobs'),
   'columns of jobs');
 select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]',
   'columns of scan_jobs_row');
+select is(pg_temp.columns_of('awa.job_summaries_row'),
+  'id bigint, kind text, queue text, state text, priority integer, attempt integer, max_attempts integer, '
+  'run_at timestamp with time zone, heartbeat_at timestamp with time zone, deadline_at timestamp with time zone, '
+  'attempted_at timestamp with time zone, finalized_at timestamp with time zone, created_at timestamp with time zone, '
+  'tags text[], worker_id bigint, group_key text, expires_at timestamp with time zone, args_start text, '
+  'args_bytes bigint, last_error text, errors_bytes bigint', 'columns of job_summaries_row');
 select is(pg_temp.columns_of('awa.failure_causes_row'),
   'kind text, cause text, failed bigint, dead bigint, retryable bigint, first_at timestamp with time zone, '
   'last_at timestamp with time zone, last_job_id bigint, last_error text, counted_since timestamp with time zone',

@@ -57,6 +57,11 @@ return array[
   'explain_job', format('select awa.explain_job(%s)', pg_temp.id('available')),
   'list_jobs', 'select * from awa.list_jobs()',
   'list_jobs available', $$select * from awa.list_jobs(state => 'available')$$,
+  'job_summaries running', 'select * from awa.job_summaries(state => ''running'')',
+  'job_summaries of a worker', format('select * from awa.job_summaries(worker_id => %s)', pg_temp.id('worker')),
+  'job_summaries dead', 'select * from awa.job_summaries(state => ''dead'')',
+  'job_summaries by ids', format('select * from awa.job_summaries(job_ids => array[%s, %s])', pg_temp.id('old'),
+    pg_temp.id('failed')),
   'list_jobs running', $$select * from awa.list_jobs(state => 'running')$$,
   'list_jobs retryable', $$select * from awa.list_jobs(state => 'retryable')$$,
   'list_jobs failed', $$select * from awa.list_jobs(state => 'failed')$$,
@@ -185,7 +190,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(85);
+select plan(89);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null

@@ -93,6 +93,7 @@ begin
           ('awa_reader', 'function awa.jobs_compat'),
           ('awa_reader', 'function awa.job'),
           ('awa_reader', 'function awa.list_jobs'),
+          ('awa_reader', 'function awa.job_summaries'),
           ('awa_reader', 'function awa.scan_jobs'),
           ('awa_reader', 'function awa.failure_causes'),
           ('awa_reader', 'function awa.queue_counts'),

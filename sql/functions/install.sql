@@ -109,6 +109,7 @@
 {{ template "read/jobs.sql" . }}
 {{ template "read/job.sql" . }}
 {{ template "read/list_jobs.sql" . }}
+{{ template "read/job_summaries.sql" . }}
 {{ template "read/scan_jobs.sql" . }}
 {{ template "read/failure_causes.sql" . }}
 {{ template "read/queue_counts.sql" . }}

@@ -8,6 +8,13 @@ select * from awa.list_jobs(
   tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key),
   cause => sqlc.narg(cause));
 
+-- name: JobSummaries :many
+select * from awa.job_summaries(
+  queue => sqlc.narg(queue), state => sqlc.narg(state), kind => sqlc.narg(kind), before_id => sqlc.narg(before_id),
+  max_jobs => sqlc.narg(max_jobs),
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key), cause => sqlc.narg(cause),
+  worker_id => sqlc.narg(worker_id), job_ids => sqlc.narg(job_ids)::bigint[]);
+
 -- name: ScanJobs :one
 select * from awa.scan_jobs(filter => @filter, before_id => sqlc.narg(before_id));
 

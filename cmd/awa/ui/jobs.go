@@ -21,29 +21,24 @@ type jobRow struct {
 	GroupKey, Args, Error          *string
 }
 
-// jobColumns reads no large argument: to cut it, the server would have to take all of it apart.
+// jobColumns are of job_summaries, which reads nothing large. Of arguments and errors that are, the size is shown.
 const jobColumns = `
-	j.id, j.kind, j.queue, j.state::text, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at, j.attempted_at,
+	j.id, j.kind, j.queue, j.state, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at, j.attempted_at,
 	j.finalized_at, j.tags[1:6], left(j.group_key, 100),
-	case when pg_column_size(j.args) <= 4000 then left(j.args::text, 200)
-	     else '(' || pg_size_pretty(pg_column_size(j.args)::bigint) || ')' end,
-	case when pg_column_size(j.errors) <= 100000 then left(j.errors -> -1 ->> 'error', 200)
-	     else '(' || pg_size_pretty(pg_column_size(j.errors)::bigint) || ')' end`
+	coalesce(left(j.args_start, 200), '(' || pg_size_pretty(j.args_bytes) || ')'),
+	case when j.errors_bytes <= 16384 then left(j.last_error, 200)
+	     else '(' || pg_size_pretty(j.errors_bytes) || ')' end`
 
 const (
 	jobsSQL = `
 		select ` + jobColumns + `
-		  from awa.list_jobs(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5) j`
-	// list_jobs does not say where to go on when it has read 100,000 entries and found few of a tag, a group or arguments,
-	// and has no filter by time. scan_jobs returns ids.
+		  from awa.job_summaries(queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5) j`
+	// job_summaries does not say where to go on when it has read 100,000 entries and found few of a tag, a group or
+	// arguments, and has no filter by time. scan_jobs returns ids.
 	scanSQL = `
 		select s.next_before_id, coalesce(s.job_ids[1:$3], '{}'), coalesce(cardinality(s.job_ids), 0) > $3
 		  from awa.scan_jobs(filter => $1, before_id => $2) s`
-	foundSQL = `
-		select ` + jobColumns + `
-		  from unnest($1::bigint[]) i(id)
-		 cross join lateral awa.job(i.id) j
-		 order by j.id desc`
+	foundSQL = `select ` + jobColumns + ` from awa.job_summaries(job_ids => $1) j`
 )
 
 // states are those that a filter offers.
@@ -145,11 +140,10 @@ func (f filter) isDeep() bool {
 	return f.Tag != nil || f.GroupKey != nil || f.Args != nil || f.Before != nil
 }
 
-// list returns a page by list_jobs.
+// list returns a page by job_summaries.
 func (f filter) list(q queryer, before *int64) (found jobsFound, err error) {
 	found.Rows, err = rowsOf[jobRow](q, jobsSQL, f.Queue, f.State, f.Kind, before, jobsLength)
-	// A page that is not full may be the last one, or one with large jobs.
-	if n := len(found.Rows); n > 0 {
+	if n := len(found.Rows); n == jobsLength {
 		found.Next = &found.Rows[n-1].ID
 	}
 	return found, err

@@ -310,7 +310,7 @@ func (f filter) countLive(q queryer, state string, found *previewed, ids *[]int6
 
 const countLiveSQL = `
 	select coalesce((select sum((to_jsonb(c) ->> $2)::bigint)::bigint from awa.queue_counts(queue => $1) c), 0),
-	       array(select j.id from awa.list_jobs(queue => $1, state => $2, max_jobs => $3) j)`
+	       array(select j.id from awa.job_summaries(queue => $1, state => $2, max_jobs => $3) j)`
 
 const countSQL = `
 	select s.next_before_id, coalesce(s.job_ids[1:$3], '{}'), coalesce(cardinality(s.job_ids), 0)::bigint

@@ -30,14 +30,11 @@ const (
 		   and w.worker_id > $2
 		 order by w.worker_id
 		 limit $3`
-	workerSQL = `select ` + workerColumns + ` from awa.list_workers() w where w.worker_id = $1`
-	// list_jobs has no filter by worker, so it looks at the newest jobs that run.
+	workerSQL  = `select ` + workerColumns + ` from awa.list_workers() w where w.worker_id = $1`
 	runningSQL = `
 		select ` + jobColumns + `
-		  from awa.list_jobs(state => 'running', max_jobs => 1000) j
-		 where j.worker_id = $1
-		 order by j.attempted_at
-		 limit 100`
+		  from awa.job_summaries(worker_id => $1, max_jobs => 100) j
+		 order by j.attempted_at`
 	mostRunning = 100
 )
 
@@ -80,15 +77,11 @@ type workerView struct {
 
 // Hidden says how many of the jobs that the worker runs are not shown, or nothing.
 func (v workerView) Hidden() string {
-	shown := int64(len(v.Jobs.Data))
-	switch {
-	case v.Worker.Data == nil || v.Worker.Data.OpenAttempts <= shown:
+	shown := len(v.Jobs.Data)
+	if shown < mostRunning || v.Worker.Data == nil || v.Worker.Data.OpenAttempts <= mostRunning {
 		return ""
-	case shown == mostRunning:
-		return fmt.Sprintf("… These are %d of %s.", shown, number(v.Worker.Data.OpenAttempts))
 	}
-	return fmt.Sprintf("… These are %d of %s: those among the 1,000 newest jobs that run.", shown,
-		number(v.Worker.Data.OpenAttempts))
+	return fmt.Sprintf("… These are the newest %d of %s.", shown, number(v.Worker.Data.OpenAttempts))
 }
 
 func workerPage(p *page) (string, any) {

@@ -274,7 +274,7 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
 select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment,
-       o.queue_id, e.tags, e.args, e.group_key, e.errors
+       o.queue_id, e.tags, e.args, e.group_key, e.errors, o.worker_id
   from awa._open_items o
  cross join lateral (
     select *
@@ -287,7 +287,7 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
   ) e
 union all
 select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args,
-       l.group_key, l.errors
+       l.group_key, l.errors, l.worker_id
   from awa.leases l
  where l.job_id not in (
     select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()

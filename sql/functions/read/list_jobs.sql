@@ -34,7 +34,8 @@ declare
   v_bytes bigint := 0;
   v_is_page boolean := false; -- it has a job
 begin
-  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args, group_key, cause) loop
+  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args, group_key, cause,
+      null) loop
     v_bytes := v_bytes + awa._job_bytes(v_job);
     exit when v_bytes > 67108864 and v_is_page;
     return next v_job;
@@ -52,7 +53,7 @@ return 100 + octet_length(job.args::text)::bigint + octet_length(job.errors::tex
   + coalesce(octet_length(job.progress::text), 0) + coalesce(octet_length(job.output::text), 0);
 comment on function awa._job_bytes is 'The bytes of the large fields of a job, as text';
 
--- The jobs of a page, of any size.
+-- The jobs of a page, of any size; or those that a worker runs.
 -- Raises 22023.
 create or replace function awa._list_jobs(
   queue     text,
@@ -63,7 +64,8 @@ create or replace function awa._list_jobs(
   tag       text,
   args      jsonb,
   group_key text,
-  cause     text
+  cause     text,
+  worker_id bigint
 ) returns setof awa.jobs
 language plpgsql stable
 as $$
@@ -84,6 +86,11 @@ begin
   if v_left not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 100.');
   end if;
+  if worker_id is not null and coalesce(state, 'running') <> 'running' then
+    perform awa._refuse('state must be running with a worker_id', state, 'Leave it out.');
+  elsif worker_id is not null then
+    state := 'running';
+  end if;
   perform awa._check_state(state);
   perform awa._check_tag(tag);
   perform awa._check_group(group_key);
@@ -100,7 +107,8 @@ begin
     perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
     return query
       select *
-        from awa._list_open(v_queue_ids, state, kind, v_until, v_left, tag, args, group_key, v_cause, v_most);
+        from awa._list_open(v_queue_ids, state, kind, v_until, v_left, tag, args, group_key, v_cause, v_most,
+        worker_id);
   elsif state = any(awa._states('deferred')) then
     return query
       select *
@@ -153,7 +161,7 @@ begin
   end if;
 end
 $$;
-comment on function awa._list_jobs is 'The jobs of a page, of any size';
+comment on function awa._list_jobs is 'The jobs of a page, of any size; or those that a worker runs';
 
 -- The jobs that are available, or running, in some queues, in the descending order of their ids.
 -- Of running ones it reads at most so many entries.
@@ -167,7 +175,8 @@ create or replace function awa._list_open(
   args jsonb,
   group_key text,
   cause text,
-  max_entries bigint
+  max_entries bigint,
+  worker_id bigint
 ) returns setof awa.jobs
 language plpgsql stable
 as $$
@@ -185,6 +194,7 @@ begin
           (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args, r.group_key, r.errors
              from awa._running r
             where state = 'running' and r.queue_id = any(queue_ids)
+              and (worker_id is null or r.worker_id = worker_id)
             limit max_entries)
         ) p
          where p.job_id < until_id and p.queue_id = any(queue_ids) and (kind is null or p.kind = kind)
