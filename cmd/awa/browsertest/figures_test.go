@@ -113,7 +113,7 @@ func (s *site) fillMuch() {
 		}
 		s.statistics(n%5, queue, "kind"+strconv.Itoa(n%40), 30, 100)
 	}
-	s.execute(`call awa.run_maintenance()`, `analyze`)
+	s.execute(`select awa.heartbeat(worker_id) from awa.list_workers()`, `call awa.run_maintenance()`, `analyze`)
 }
 
 // get reads a page, and returns how long it is.

@@ -52,7 +52,7 @@ func (s *site) pages() []page {
 		{"worker", "/worker?id=" + worker, []string{"Running now", "make_thumbnails"}, true, 0},
 		{"segments", "/segments", []string{"current", "What holds it up"}, true, 0},
 		{"changes", "/changes", []string{"ada", "cancel"}, true, 0},
-		{"change", "/change?id=" + s.value(`select min(change_id)::text from awa.list_changes()`),
+		{"change", "/change?id=" + s.value(`select max(change_id)::text from awa.list_changes()`),
 			[]string{"probe", "changed"}, true, 0},
 		{"audit", "/audit", []string{"Count now"}, false, 0},
 		{"missing", "/nonsense", []string{"There is no such page"}, false, 404},
