@@ -18,7 +18,7 @@ func fast(now time.Time, slots int) *queue {
 func (s *slots) bring(c choice, now time.Time) {
 	tasks := make([]*task, c.slots+c.ahead)
 	for i := range tasks {
-		tasks[i] = &task{queue: c.queue, until: now.Add(aheadMost)}
+		tasks[i] = &task{attempt: attempt{queue: c.queue}, until: now.Add(aheadMost)}
 	}
 	s.deliver(c.queue, c.slots, tasks, now)
 }

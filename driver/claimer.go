@@ -165,10 +165,14 @@ func (r *run) opensAt(ctx context.Context, q *queue, now time.Time) time.Time {
 	return q.opens
 }
 
-// wakeUp has the queues looked at that were woken, and returns the time.
+// wakeUp has the queues looked at that were woken, or may have slots of a limit again, and returns the time. A look
+// for the sake of such slots comes in place of the next one, so that there are no more of them.
 func (r *run) wakeUp() time.Time {
 	now := time.Now()
 	for _, q := range r.queues {
+		if q.answered.Swap(false) && q.pause.next == 0 && now.Before(q.nextLook) {
+			q.nextLook = now
+		}
 		if q.woken.Swap(false) {
 			q.distance = firstDistance
 			if q.pause.next == 0 {

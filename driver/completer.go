@@ -76,9 +76,10 @@ type completer struct {
 	ending   bool              // no more answers are to come
 	due      time.Time         // when to look for the server again
 	pause    backoff
-	resting  time.Time    // when to send any that are not fresh, if there are fresh ones
-	turn     int          // whose are the next
-	behind   *atomic.Bool // there are answers that can't be sent
+	resting  time.Time       // when to send any that are not fresh, if there are fresh ones
+	turn     int             // whose are the next
+	behind   *atomic.Bool    // there are answers that can't be sent
+	wake     chan<- struct{} // answers were taken; nil where nobody waits for that
 }
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
@@ -119,8 +120,8 @@ func (c *completer) held() (n int) {
 
 // send hands over an answer. It waits when the server is slower than the handlers.
 func (c *completer) send(a answer) {
-	if a.waiting != nil {
-		a.waiting.Add(1)
+	if a.queue != nil {
+		a.queue.waiting.Add(1)
 	}
 	select {
 	case c.answers <- a:
@@ -366,8 +367,9 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 		answers = byReceipt(answers)
 	}
 	for _, a := range answers {
-		if a.waiting != nil {
-			a.waiting.Add(-1)
+		if a.queue != nil {
+			a.queue.waiting.Add(-1)
+			a.queue.answered.Store(true)
 		}
 		a.answered()
 		stale := isStale[a.jobID] > 0
@@ -391,6 +393,7 @@ func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []i
 			a.stats.ended[a.outcome].Add(1)
 		}
 	}
+	signalTo(c.wake)
 	if len(unexpected) > 0 {
 		const what = "answers were stale"
 		c.warnings.warn(ctx, c.log, slog.LevelInfo, what, what, keyJobs, len(unexpected), keyJobIDs,

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
-	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
@@ -403,11 +402,11 @@ func TestAnswersForWhatIsCommitted(t *testing.T) {
 
 // A job that is given back was not handed over to be answered: how many of its queue wait stays.
 func TestJobsGivenBackDoNotCountAsAnswered(t *testing.T) {
-	a := &attempt{registration: &registration{open: map[*attempt]bool{}}, waiting: new(atomic.Int64)}
+	a := &attempt{registration: &registration{open: map[*attempt]bool{}}, queue: new(queue)}
 	a.registration.opened(a)
 	a.answered()
 	assert.Empty(t, a.registration.open)
-	assert.Zero(t, a.waiting.Load())
+	assert.Zero(t, a.queue.waiting.Load())
 }
 
 // A wait is what the server, or a function of Awa, says of a lock; a trigger that raises the same code is none.

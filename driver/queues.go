@@ -33,8 +33,9 @@ type queue struct {
 	QueueConfig
 	stats *queueStats
 
-	woken   atomic.Bool  // something was enqueued
-	waiting atomic.Int64 // answers that are not sent
+	woken    atomic.Bool  // something was enqueued
+	waiting  atomic.Int64 // answers that are not sent
+	answered atomic.Bool  // some were taken: they may have given back slots of a limit
 
 	// Guarded by slots.
 	running  int     // slots that are taken
@@ -65,7 +66,6 @@ type queue struct {
 // task is a claimed job on its way to a handler.
 type task struct {
 	attempt
-	queue *queue
 	job   *RawJob
 	err   error     // why it can't be decoded
 	until time.Time // after that it is not started, but given back

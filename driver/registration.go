@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,7 +34,7 @@ type attempt struct {
 	jobID, receipt int64
 	registration   *registration // nil for a caller without one
 	stats          *queueStats
-	waiting        *atomic.Int64           // how many answers for its queue are not sent; nil for one without a queue
+	queue          *queue                  // nil for a caller without one
 	cancel         context.CancelCauseFunc // ends the handler's context; nil before it runs; guarded by registration
 	lost           bool                    // it is no longer the worker's; guarded by registration
 }

@@ -39,9 +39,8 @@ type run struct {
 func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, until time.Time) []*task {
 	tasks := make([]*task, 0, len(jobs))
 	for _, claimed := range jobs {
-		t := &task{queue: q, job: newRawJob(claimed.AwaClaimedJobRow, r.db), err: claimed.err, until: until}
-		t.attempt = attempt{jobID: t.job.ID, receipt: t.job.Receipt, registration: registration, stats: q.stats,
-			waiting: &q.waiting}
+		t := &task{job: newRawJob(claimed.AwaClaimedJobRow, r.db), err: claimed.err, until: until}
+		t.attempt = attempt{jobID: t.job.ID, receipt: t.job.Receipt, registration: registration, stats: q.stats, queue: q}
 		if registration.opened(&t.attempt) {
 			tasks = append(tasks, t)
 		}

@@ -293,6 +293,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	r.completer = newCompleter(w.pool, w.log)
 	r.completer.warnings = &w.warnings
 	r.completer.behind = &r.slots.behind
+	r.completer.wake = r.wake
 	w.add(r)
 	defer w.remove(r)
 	defer r.control.close(background)

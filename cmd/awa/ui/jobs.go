@@ -55,6 +55,7 @@ type filter struct {
 	Before   *string `json:"before,omitempty"`
 	Tag      *string `json:"tag,omitempty"`
 	GroupKey *string `json:"group_key,omitempty"`
+	Cause    *string `json:"cause,omitempty"`
 
 	Args json.RawMessage `json:"args,omitempty"`
 }
@@ -82,6 +83,7 @@ func jobsPage(p *page) (string, any) {
 	f := filter{
 		Queue: optional(clean(p.Get("queue"))), State: optional(p.Get("state")), Kind: optional(clean(p.Get("kind"))),
 		Tag: optional(clean(p.Get("tag"))), GroupKey: optional(clean(p.Get("group"))),
+		Cause: optional(clean(p.Get("cause"))),
 	}
 	before, refused := idOf(p.Get("before"))
 	if f.State != nil && !slices.Contains(states, *f.State) {
@@ -137,7 +139,7 @@ func (found jobsFound) mask(masker *mask.Masker) {
 
 // isDeep says whether nothing indexes what is looked for, so that up to 100,000 entries are read.
 func (f filter) isDeep() bool {
-	return f.Tag != nil || f.GroupKey != nil || f.Args != nil || f.Before != nil
+	return f.Tag != nil || f.GroupKey != nil || f.Args != nil || f.Before != nil || f.Cause != nil
 }
 
 // list returns a page by job_summaries.

@@ -59,7 +59,7 @@ func deref(text *string) string {
 // isEmpty says whether a filter would match all jobs.
 func (f filter) isEmpty() bool {
 	return f.Queue == nil && f.State == nil && f.Kind == nil && f.Before == nil && f.Tag == nil && f.GroupKey == nil &&
-		f.Args == nil
+		f.Args == nil && f.Cause == nil
 }
 
 // readFilter reads the filter of a form of the pages.

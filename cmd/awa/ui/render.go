@@ -22,7 +22,7 @@ var assetFiles embed.FS
 // templates are the pages by their names, each with the layout.
 var templates = func() map[string]*template.Template {
 	functions := template.FuncMap{
-		"at": at, "number": number, "seconds": seconds, "show": show, "first": first, "bytes": size,
+		"at": at, "number": number, "seconds": seconds, "show": show, "first": first, "bytes": size, "value": inputValue,
 		"nonzero": func(n int64) bool { return n != 0 },
 		"len64":   func(rows []jobRow) int64 { return int64(len(rows)) },
 	}

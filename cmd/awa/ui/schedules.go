@@ -2,6 +2,7 @@ package ui
 
 import (
 	"net/url"
+	"slices"
 	"time"
 )
 
@@ -101,6 +102,7 @@ type scheduleView struct {
 	Name     string
 	Schedule panel[*oneSchedule]
 	Fires    panel[[]fire]
+	Runs     panel[[]scheduleRun]
 	Actions  []action
 }
 
@@ -131,5 +133,11 @@ func schedulePage(p *page) (string, any) {
 		return "message", p.message("There is no schedule of this name.")
 	}
 	v.Fires = read(p, hint, func(q queryer) ([]fire, error) { return rowsOf[fire](q, firesSQL, v.Name) })
+	v.Runs = read(p, "Look for the jobs of its kind.", func(q queryer) ([]scheduleRun, error) {
+		rows, err := rowsOf[scheduleRun](q, runsSQL, v.Name, mostRuns)
+		slices.Reverse(rows)
+		drawRuns(rows, p.clock())
+		return rows, err
+	})
 	return "schedule", v
 }

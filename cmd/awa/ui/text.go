@@ -25,6 +25,19 @@ func show(text string) string {
 	return b.String()
 }
 
+// inputValue returns the value of an input, with what show escapes as references, so that it is sent as it is.
+func inputValue(text string) template.HTMLAttr {
+	var b strings.Builder
+	for _, r := range text {
+		if s := string(r); show(s) == s && r != '\n' && r != '\t' {
+			b.WriteString(template.HTMLEscapeString(s))
+		} else {
+			fmt.Fprintf(&b, "&#%d;", r)
+		}
+	}
+	return template.HTMLAttr(`value="` + b.String() + `"`)
+}
+
 // first returns the beginning of a text, as show does.
 func first(length int, text string) string {
 	runes := 0

@@ -135,8 +135,9 @@ func New(pool *pgxpool.Pool, options Options) (*Handler, error) {
 	h.routes = map[string]route{
 		"/": {overviewPage, nil}, "/queues": {queuesPage, list}, "/queue": {queuePage, []string{"name"}},
 		"/groups": {groupsPage, []string{"queue", "after"}}, "/new": {newJobPage, []string{"like"}},
-		"/jobs": {jobsPage, []string{"state", "queue", "kind", "tag", "group", "until", "before"}},
+		"/jobs": {jobsPage, []string{"state", "queue", "kind", "tag", "group", "cause", "until", "before"}},
 		"/job":  {nil, []string{"id"}}, "/dead": {deadPage, []string{"queue", "kind", "before"}},
+		"/failures":  {failuresPage, []string{"queue", "kind", "since"}},
 		"/schedules": {schedulesPage, list}, "/schedule": {schedulePage, []string{"name"}},
 		"/workers": {workersPage, list}, "/worker": {workerPage, []string{"id"}}, "/segments": {segmentsPage, nil},
 		"/changes": {changesPage, []string{"before"}}, "/change": {changePage, []string{"id"}}, "/audit": {auditPage, nil},

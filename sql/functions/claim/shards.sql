@@ -117,7 +117,7 @@ begin
                           select true
                             from awa.group_states g
                            where g.shard = s.shard and g.opens_at >= coalesce(s.opened_until, '-infinity')
-                             and g.opens_at <= clock_timestamp()
+                             and g.opens_at <= (select clock_timestamp())
                            limit 1
                         ), (
                           select true

@@ -244,7 +244,7 @@ begin
             from awa.group_states s
            where s.running = 0 and not s.has_line and not s.has_front and s.holder is null
              and coalesce(s.next_at, '-infinity') > '-infinity'
-             and coalesce(s.next_at, '-infinity') <= clock_timestamp() -- before, its rate needs it
+             and coalesce(s.next_at, '-infinity') <= (select clock_timestamp()) -- before, its rate needs it
              and s.xid < v_horizon
            order by coalesce(s.next_at, '-infinity')
            limit max_groups

@@ -211,7 +211,7 @@ begin
     array(
       select u.key
         from awa.unique_claims u
-       where u.held_until <= clock_timestamp() - awa._key_grace()
+       where u.held_until <= (select clock_timestamp()) - awa._key_grace()
        order by u.held_until
        limit 2000
          for update skip locked

@@ -91,7 +91,7 @@ begin
     v_job_ids := array(
       select w.job_id
         from awa.limited_jobs w
-       where w.expires_at <= clock_timestamp() and w.attempt = 1 and w.expires_at is not null
+       where w.expires_at <= (select clock_timestamp()) and w.attempt = 1 and w.expires_at is not null
          and (v_tried = '{}' or w.job_id <> all(v_tried))
        order by w.expires_at
        limit max_jobs

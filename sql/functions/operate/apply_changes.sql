@@ -38,7 +38,7 @@ begin
    where c.change_id = any(array(
      select o.change_id
        from awa.changes o
-      where o.ended_at < clock_timestamp() - interval '90 days'
+      where o.ended_at < (select clock_timestamp()) - interval '90 days'
       order by o.ended_at
       limit 1000
         for update skip locked));
