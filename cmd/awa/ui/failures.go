@@ -72,9 +72,9 @@ func (v failuresView) Jobs(row causeRow) string {
 	return v.Link("/jobs", "kind", row.Kind, "cause", row.Cause, "queue", v.Get("queue"))
 }
 
-// Filter is the filter of the jobs of a cause, for a form.
-func (v failuresView) Filter(row causeRow) (string, error) {
-	f := filter{Queue: optional(clean(v.Get("queue"))), Kind: &row.Kind, Cause: &row.Cause}
+// Filter is the filter of the jobs of a cause, in a state if that is named, for a form.
+func (v failuresView) Filter(row causeRow, state string) (string, error) {
+	f := filter{Queue: optional(clean(v.Get("queue"))), State: optional(state), Kind: &row.Kind, Cause: &row.Cause}
 	text, err := json.Marshal(f)
 	return string(text), err
 }

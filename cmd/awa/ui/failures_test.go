@@ -3,6 +3,7 @@ package ui
 import (
 	"html"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -41,6 +42,10 @@ func TestFailuresByCause(t *testing.T) {
 	begun := s.post("/act", formOf(t, shown.Body.String(), "/awa/act"), "X-Name", "ada")
 	require.Equal(t, http.StatusSeeOther, begun.Code, begun.Body.String())
 	s.execute(`select awa.apply_changes()`, `select awa.apply_changes()`)
+	s.execute(`select awa.enqueue('slow', 'wait')`,
+		`select awa.fail(job_id, receipt, 'no', '1 hour') from awa.claim('slow', 1)`)
+	waiting := formOf(t, s.as("ada", "/failures?queue=slow"), "/awa/preview")
+	assert.Equal(t, `{"queue":"slow","state":"retryable","kind":"wait","cause":"no"}`, waiting.Get("filter"))
 	assert.Equal(t, "10", s.text(`select count(*)::text from awa.jobs j where j.state = 'available' and j.kind = 'mail'`))
 }
 
@@ -60,6 +65,11 @@ func TestLastTimesOfASchedule(t *testing.T) {
 	assert.Regexp(t, `UTC: running, \d`, page)
 	assert.NotRegexp(t, ` (x|y|height)="-`, page)
 	assert.Equal(t, 1, strings.Count(s.page("/schedule?name=other"), `<rect class="bar `))
+	h := s.handler.(*Handler)
+	p := h.newPage(t.Context(), "", User{})
+	p.query, p.isFeed = url.Values{"name": {"mine"}}, true
+	_, read := schedulePage(p)
+	assert.Empty(t, read.(scheduleView).Runs.Data, "they are read for watchers")
 	s.execute(`select awa.schedule('new', 'q', 'another', '0 4 * * *')`)
-	assert.Contains(t, s.page("/schedule?name=new"), "None is among the newest 200 jobs")
+	assert.Contains(t, s.page("/schedule?name=new"), "None is among the newest jobs")
 }

@@ -119,7 +119,7 @@ func (h *Handler) run(ctx context.Context, f *feed, key feedKey, query url.Value
 		case <-time.After(h.every):
 		}
 		p := h.newPage(ctx, key.base, User{Role: key.role, MayChange: key.mayChange})
-		p.path, p.query = key.path, query
+		p.path, p.query, p.isFeed = key.path, query, true
 		name, data := h.routes[key.path].view(p)
 		var body bytes.Buffer
 		if err := templates[name].ExecuteTemplate(&body, "main", data); err != nil {

@@ -21,6 +21,7 @@ type page struct {
 	status int
 	now    time.Time // of the database, when it was last read
 
+	isFeed   bool // is read for those who watch it
 	isAsked  bool // to do what takes long
 	patience int  // how many times as long as usual a statement may take; 0 for 1
 

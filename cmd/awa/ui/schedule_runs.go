@@ -21,12 +21,15 @@ const (
 	runsHeight = 60
 )
 
-// The jobs of a schedule are among those of its kind in its queue: the newest 200 of these are looked at.
+// The jobs of a schedule are among those of its kind in its queue. The newest 100 of these are looked at, of the newest
+// 100,000 entries: list_jobs would read on where there are few of the kind.
 const runsSQL = `
 	select j.id, j.state::text, coalesce((j.metadata -> 'schedule' ->> 'at')::timestamptz, j.created_at), j.attempted_at,
 	       j.finalized_at, 0::float8, 0::float8, 0::float8, null::float8
 	  from awa.list_schedules() s
-	 cross join lateral awa.list_jobs(queue => s.queue, kind => s.kind, max_jobs => 200) j
+	 cross join lateral awa.scan_jobs(jsonb_build_object('queue', s.queue, 'kind', s.kind)) f
+	 cross join lateral unnest(f.job_ids[1:100]) i(id)
+	 cross join lateral awa.job(i.id) j
 	 where s.name = $1 and j.metadata -> 'schedule' ->> 'name' = s.name
 	 order by j.id desc
 	 limit $2`

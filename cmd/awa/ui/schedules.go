@@ -133,6 +133,10 @@ func schedulePage(p *page) (string, any) {
 		return "message", p.message("There is no schedule of this name.")
 	}
 	v.Fires = read(p, hint, func(q queryer) ([]fire, error) { return rowsOf[fire](q, firesSQL, v.Name) })
+	if p.isFeed { // it costs more than the others
+		return "schedule", v
+	}
+	p.patience = 3
 	v.Runs = read(p, "Look for the jobs of its kind.", func(q queryer) ([]scheduleRun, error) {
 		rows, err := rowsOf[scheduleRun](q, runsSQL, v.Name, mostRuns)
 		slices.Reverse(rows)

@@ -49,7 +49,8 @@ function update(html) {
     const fresh = read.getElementById(old.id);
     const isTyping = old.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
     const isSelecting = selection && !selection.isCollapsed && old.contains(selection.anchorNode);
-    const isActing = old.querySelector(".actions:hover, .actions:focus-within, input:checked") !== null;
+    const isFilled = [...old.querySelectorAll(".actions input")].some((e) => e.value !== e.defaultValue);
+    const isActing = isFilled || old.querySelector(".actions:hover, .actions:focus-within, input:checked") !== null;
     if (fresh && !isTyping && !isSelecting && !isActing) replacePanel(old, document.adoptNode(fresh));
   }
   showAges();
