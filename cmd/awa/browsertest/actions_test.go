@@ -138,6 +138,10 @@ func (s *site) acts() []act {
 			"stopped", `select state = 'stopped' and $1 <> 1 from awa.list_changes() order by change_id desc limit 1`,
 		},
 		{
+			"cause", "/failures?kind=print_invoice", "0", []step{press("Retry…"), press("Retry: 1 job")},
+			"changed", `select count(*) = 1 and $1 <> 1 from awa.list_changes() where filter ? 'cause'`,
+		},
+		{
 			"configure", "/queue?name=emails", "0",
 			[]step{press("Change a setting…"), choose("setting", "max_dep"), fill("value", "70000"), press("Set")},
 			"70000", `select count(*) = 1 and $1 <> 1 from awa.list_queues() where queue = 'emails' and max_depth = 70000`,

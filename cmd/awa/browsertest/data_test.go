@@ -56,6 +56,7 @@ func (s *site) fill() {
 		`select awa.pause_queue('webhooks')`,
 		`select awa.schedule('sales of the day', 'reports', 'sales_of_the_day', cron => '0 3 * * *',
 		          timezone => 'Europe/Paris')`,
+		`select awa.trigger_schedule('sales of the day')`,
 		`select awa.schedule('stock', 'webhooks', 'notify_partner', every => '15 minutes', args => '{"what": "stock"}')`,
 		`select awa.pause_schedule('stock', 'the partner moves house')`,
 		`select set_config('awa.actor', 'ada', false)`,
