@@ -21,7 +21,9 @@ type argsText struct {
 }
 
 const argsSQL = `
-	select j.state::text, left(j.args::text, $2), octet_length(j.args::text)::bigint from awa.job($1) j`
+	select j.state::text, coalesce(left(a.text, $2), ''), coalesce(octet_length(a.text), pg_column_size(j.args))::bigint
+	  from awa.job($1) j
+	 cross join lateral (select case when pg_column_size(j.args) < $2 then j.args::text end) a(text)`
 
 // maskedArgs are the arguments of a job as a form shows them: in lines, with what is hidden hidden. It refuses large
 // ones.

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -207,4 +208,34 @@ func TestActionsOfSchedulesAndQueues(t *testing.T) {
 		"configure_queue, configure_queue, pause_group, resume_group",
 		s.text(`select string_agg(c.action, ', ' order by c.change_id) from awa.list_changes() c where c.actor = 'ada'`))
 	assert.NotContains(t, s.as("ada", "/changes"), "<script>")
+}
+
+// A job with large arguments is changed like any other; only these are not edited on a page.
+func TestActionsOfLargeJobs(t *testing.T) {
+	s := newTeam(t)
+	s.withOperator()
+	id := s.text(`select awa.enqueue('q', 'k', jsonb_build_object('text', repeat('x', 30000000)))::text`)
+	ask := func(address string) (int, string) {
+		request := httptest.NewRequest("GET", address, nil)
+		request.Header.Set("X-Name", "ada")
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, request)
+		return w.Code, w.Body.String()
+	}
+	for _, address := range []string{"/job/" + id + "/edit", "/new?like=" + id} {
+		code, text := ask(address)
+		assert.Equal(t, http.StatusConflict, code, address)
+		assert.Contains(t, text, "too large to be edited")
+		assert.Less(t, len(text), 10_000)
+	}
+	form := url.Values{"action": {"cancel"}, "scope": {"selected"}, "job": {id}}
+	shown := s.post("/preview", form, "X-Name", "ada").Body.String()
+	assert.Contains(t, shown, "1 job. Nothing was changed.")
+	assert.Less(t, len(shown), 10_000)
+	done := s.post("/act", formOf(t, shown, "/awa/act"), "X-Name", "ada")
+	assert.Contains(t, done.Body.String(), "1 of 1 jobs was changed.")
+	for _, action := range []string{"retry", "discard", "delete"} {
+		one := url.Values{"action": {action}, "job": {id}}
+		assert.Equal(t, http.StatusSeeOther, s.post("/act", one, "X-Name", "ada").Code, action)
+	}
 }
