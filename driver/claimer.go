@@ -87,7 +87,8 @@ func (r *run) work(ctx context.Context) {
 			q.claim.add(took.Seconds(), took)
 			q.hasLimit = jobs[0].DeadlineAt != nil
 		}
-		r.slots.deliver(q, next.slots, r.tasks(registration, q, jobs, waitsUntil(began, now, r.cfg.HeartbeatEvery)), now)
+		r.slots.deliver(q, next.slots, r.tasks(ctx, registration, q, jobs,
+			waitsUntil(began, now, r.cfg.HeartbeatEvery)), now)
 		var pg *pgconn.PgError
 		switch {
 		case err == nil:

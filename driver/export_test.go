@@ -51,3 +51,10 @@ func SetAhead(t *testing.T, want func() int, most time.Duration) {
 	wantAhead, aheadMost = func(*queue) int { return want() }, most
 	t.Cleanup(func() { wantAhead, aheadMost = oldWant, oldMost })
 }
+
+// SetHeldMost changes for how long a job is held back for handlers of its group until the test ends.
+func SetHeldMost(t *testing.T, most time.Duration) {
+	old := heldMost
+	heldMost = most
+	t.Cleanup(func() { heldMost = old })
+}

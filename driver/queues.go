@@ -58,6 +58,7 @@ type queue struct {
 	distance   time.Duration // from an empty look to the next one
 	pause      backoff       // after an error that concerns this queue alone
 	most       int           // how many jobs to ask for at most, while there is one that can't be claimed; 0 for no limit
+	sideBySide time.Time     // when jobs of one group were seen to run side by side
 	patient    bool          // the last claim took too long, but not because another session had locked the queue
 	link       link
 	trouble    trouble
@@ -67,8 +68,9 @@ type queue struct {
 type task struct {
 	attempt
 	job   *RawJob
-	err   error     // why it can't be decoded
-	until time.Time // after that it is not started, but given back
+	after []<-chan struct{} // it is held back until all of these are closed
+	err   error             // why it can't be decoded
+	until time.Time         // after that it is not started, but given back
 }
 
 // waitsUntil returns until when a job may wait for a slot, when the claim began and has ended. Heartbeats are sent

@@ -37,6 +37,8 @@ type attempt struct {
 	queue          *queue                  // nil for a caller without one
 	cancel         context.CancelCauseFunc // ends the handler's context; nil before it runs; guarded by registration
 	lost           bool                    // it is no longer the worker's; guarded by registration
+	group          group                   // of its job
+	left           chan struct{}           // closed when its handler has returned, or will not run; nil without a group
 }
 
 // opened takes note of an attempt that was claimed, and says whether it is still this worker's.
@@ -308,6 +310,7 @@ func (r *run) giveBack(ctx context.Context, tasks []*task) {
 	byRegistration := map[*registration]int{}
 	for _, t := range tasks {
 		t.answered()
+		ofProcess.leave(&t.attempt)
 		byRegistration[t.registration]++
 	}
 	for reg, n := range byRegistration {

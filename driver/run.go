@@ -17,6 +17,7 @@ type run struct {
 	handling     context.Context // of the handlers
 	stopHandling context.CancelCauseFunc
 
+	server        string // of the pool
 	control       dedicated
 	trouble       trouble
 	syncTrouble   trouble // of one goroutine: that of Run, then that of syncLater
@@ -36,7 +37,9 @@ type run struct {
 
 // tasks returns the jobs that a claim has brought. Jobs that are not the worker's any more, since it was ended
 // meanwhile, are left out.
-func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, until time.Time) []*task {
+func (r *run) tasks(
+	ctx context.Context, registration *registration, q *queue, jobs []claimedJob, until time.Time,
+) []*task {
 	tasks := make([]*task, 0, len(jobs))
 	for _, claimed := range jobs {
 		t := &task{job: newRawJob(claimed.AwaClaimedJobRow, r.db), err: claimed.err, until: until}
@@ -45,6 +48,7 @@ func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, unt
 			tasks = append(tasks, t)
 		}
 	}
+	r.holdBack(ctx, q, tasks)
 	return tasks
 }
 
@@ -66,7 +70,8 @@ func (r *run) runTask(t *task) (took time.Duration) {
 	job, a := t.job, &t.attempt
 	ctx, cancel := context.WithCancelCause(r.handling)
 	defer cancel(nil)
-	if !a.begins(cancel) {
+	defer ofProcess.leave(a)
+	if !a.begins(cancel) || !r.awaits(ctx, t) {
 		return 0
 	}
 	a.stats.claimed.Add(1)
@@ -93,6 +98,7 @@ func (r *run) runTask(t *task) (took time.Duration) {
 		took = time.Since(began)
 		stopTimer()
 		cancel(nil)
+		ofProcess.leave(a)
 		lost := a.returned()
 		t.queue.stats.running.Add(-1)
 		if !lost && (err == nil || r.handling.Err() == nil) { // otherwise it is another worker's, or given back at the end

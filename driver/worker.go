@@ -271,6 +271,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		stop:          stop,
 		handling:      handling,
 		stopHandling:  stopHandling,
+		server:        serverOf(w.pool),
 		control:       dedicated{pool: w.pool},
 		trouble:       trouble{log: w.log, what: "jobs can't be claimed"},
 		syncTrouble:   trouble{log: w.log, what: "schedules can't be synchronised"},
