@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the pgTAP tests in a new database on the server that the variables of
-# libpq name.
+# pgtap.sh [DIR...]: runs the pgTAP tests on the server that the variables of libpq name. Each directory of pgtap/ has a
+# new database: most files compare all jobs there are with all counts, so that a file takes longer, the more others have
+# left theirs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,4 +23,13 @@ else
 		PGOPTIONS='-c client_min_messages=warning' sql -d $db -f -
 fi
 
-pg_prove --timer --recurse --ext .sql -d $db pgtap/
+dirs=("$@")
+((${#dirs[@]})) || dirs=(pgtap/*/)
+status=0
+for dir in "${dirs[@]}"; do
+	name=${db}_$(basename "$dir")
+	sql -c "create database $name template $db"
+	pg_prove --timer --recurse --ext .sql -d "$name" "$dir" || status=1
+	sql -c "drop database $name with (force)"
+done
+exit $status
