@@ -171,6 +171,37 @@ func (q *Queries) Health(ctx context.Context, db DBTX) ([]AwaHealthRow, error) {
 	return items, nil
 }
 
+const healthOf = `-- name: HealthOf :many
+select level, topic, subject, message, hint, details from awa.health_of(topics => $1::pg_catalog.text[])
+`
+
+func (q *Queries) HealthOf(ctx context.Context, db DBTX, topics []string) ([]AwaHealthRow, error) {
+	rows, err := db.Query(ctx, healthOf, topics)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaHealthRow
+	for rows.Next() {
+		var i AwaHealthRow
+		if err := rows.Scan(
+			&i.Level,
+			&i.Topic,
+			&i.Subject,
+			&i.Message,
+			&i.Hint,
+			&i.Details,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const job = `-- name: Job :one
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at from awa.job(job_id => $1)
 `

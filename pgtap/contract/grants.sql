@@ -51,6 +51,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_reader', 'list_workers'), ('awa_reader', 'next_fires'), ('awa_reader', 'describe_cron'),
   ('awa_reader', 'next_ready_at'), ('awa_worker', 'next_ready_at'), ('awa_maintainer', 'next_ready_at'),
   ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
+  ('awa_reader', 'health_of'),
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'),
   ('awa_reader', 'version');
 
@@ -175,6 +176,7 @@ values
   (43, 'awa_reader', 'select * from awa.scan_jobs(''{}'')'),
   (70, 'awa_reader', 'select * from awa.failure_causes()'),
   (70, 'awa_reader', 'select * from awa.job_summaries()'),
+  (70, 'awa_reader', 'select * from awa.health_of()'),
   (44, 'awa_operator', format('select awa.delete_where(queue => %L)', pg_temp.q(' none'))),
   (45, 'awa_operator', 'select awa.deregister_worker(0)'),
   (46, 'awa_operator', 'select awa.configure(''{}'')'),

@@ -182,7 +182,7 @@ select is(
         'register_worker', 'run_pass', 'run_maintenance', 'run_passes', 'version', 'audit', 'rebase_after_restore',
         'jobs_compat', 'next_fires', 'describe_cron')
       and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
-      and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
+      and (f.proname, s.setting) not in (('health', 'enable_hashjoin'), ('health_of', 'enable_hashjoin'))),
   null,
   'all others say which plans they need, but for those that read all there is, or nothing, touch one row, or call the '
   'others; and health, which joins sessions and locks');

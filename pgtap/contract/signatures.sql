@@ -162,6 +162,7 @@ insert into contract values
   ('describe_cron', 'cron text', 'text'),
   ('audit', '', 'SETOF awa.audit_row'),
   ('health', '', 'SETOF awa.health_row'),
+  ('health_of', 'topics text[] DEFAULT NULL::text[]', 'SETOF awa.health_row'),
   ('version', '', 'text');
 
 create function pg_temp.columns_of(relation regclass) returns text
@@ -170,7 +171,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(214);
+select plan(216);
 
 select is(
   (
@@ -186,7 +187,7 @@ select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa
       'job_summaries', 'queue_counts', 'queue_stats',
       'configuration', 'list_queues', 'list_groups', 'list_workers', 'list_changes', 'list_schedules',
       'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
-      'pass_due_at', 'health', 'version')
+      'pass_due_at', 'health', 'health_of', 'version')
       then 's'
     when c.name = 'describe_cron' then 'i'
     else 'v'

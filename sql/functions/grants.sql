@@ -113,6 +113,7 @@ begin
           ('awa_reader', 'function awa.explain_schedule'),
           ('awa_reader', 'function awa.audit'),
           ('awa_reader', 'function awa.health'),
+          ('awa_reader', 'function awa.health_of'),
           ('awa_maintainer', 'view awa.passes'), -- run_maintenance runs as its caller
           ('awa_reader', 'view awa.jobs'),
           ('awa_reader', 'view awa.dlq_entries'),

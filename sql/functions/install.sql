@@ -127,6 +127,7 @@
 {{ template "read/explain_schedule.sql" . }}
 {{ template "read/audit.sql" . }}
 {{ template "read/health.sql" . }}
+{{ template "read/health_of.sql" . }}
 {{ template "read/health_queues.sql" . }}
 {{ template "read/health_sessions.sql" . }}
 {{ template "read/health_schedules.sql" . }}

@@ -59,6 +59,9 @@ select awa.explain_job(job_id => @job_id);
 -- name: Audit :many
 select * from awa.audit();
 
+-- name: HealthOf :many
+select * from awa.health_of(topics => sqlc.narg(topics)::pg_catalog.text[]);
+
 -- name: Health :many
 select * from awa.health();
 

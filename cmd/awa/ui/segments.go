@@ -17,15 +17,13 @@ const (
 	segmentsSQL = `
 		select h.subject, h.level, h.message, h.hint, coalesce((h.details ->> 'bytes')::bigint, 0),
 		       coalesce((h.details ->> 'is_current')::boolean, false), coalesce((h.details ->> 'is_empty')::boolean, false)
-		  from awa.health() h
-		 where h.topic = 'segment'
+		  from awa.health_of('{segment}') h
 		 order by h.subject`
 	// What keeps segments from being emptied, and rows from being removed.
 	pinsSQL = `
 		select ` + findingColumns + `
-		  from awa.health() h
-		 where h.topic in ('prune', 'horizon', 'claimer', 'restore')
-		    or h.topic = 'maintenance' and h.level <> 'ok'
+		  from awa.health_of('{prune,horizon,claimer,restore,maintenance}') h
+		 where h.topic <> 'maintenance' or h.level <> 'ok'
 		 limit $1`
 )
 

@@ -401,7 +401,9 @@ func TestMasking(t *testing.T) {
 	s.execute(`create or replace function awa.health() returns setof awa.health_row language sql stable as $$
 		select 'warning', 'segment', 's', '{"token": "hidden-6"}', '{"phone": "hidden-7"}', '{}'::jsonb
 		union all
-		select 'warning', 'prune', 's', '{"token": "hidden-8"}', '{"phone": "hidden-9"}', '{}'::jsonb $$`)
+		select 'warning', 'prune', 's', '{"token": "hidden-8"}', '{"phone": "hidden-9"}', '{}'::jsonb $$`,
+		`create or replace function awa.health_of(topics text[] default null) returns setof awa.health_row
+		language sql stable as $$ select * from awa.health() h where h.topic = any(topics) $$`)
 	for _, address := range append(s.crawl(""), "/job/1/errors", "/job/1/metadata") {
 		assert.NotContains(t, s.get(address).Body.String(), "hidden-", address)
 	}
@@ -512,13 +514,15 @@ func TestWhatIsLeftOut(t *testing.T) {
 		`select awa.enqueue('queue 1', 'k') from generate_series(1, 119)`,
 		`select count(*) from awa.claim('queue 1', 120, (select worker_id from awa.list_workers() where name = 'busy'))`,
 		`create or replace function awa.health() returns setof awa.health_row language sql stable as $$
-		   select 'warning', 'maintenance', 'finding ' || n, 'm', 'h', '{}'::jsonb from generate_series(1, 60) n $$`)
+		   select 'warning', 'maintenance', 'finding ' || n, 'm', 'h', '{}'::jsonb from generate_series(1, 60) n $$`,
+		`create or replace function awa.health_of(topics text[] default null) returns setof awa.health_row
+		   language sql stable as $$ select * from awa.health() h where h.topic = any(topics) $$`)
 	workers := s.page("/workers")
 	assert.Equal(t, 1, strings.Count(workers, "…"))
 	assert.NotContains(t, workers, "queue 21")
 	worker := regexp.MustCompile(`href="(/worker\?id=\d+)"[^…]*…`).FindStringSubmatch(workers)
 	require.NotNil(t, worker)
-	assert.Contains(t, s.page(worker[1]), "… These are 100 of 120.")
+	assert.Contains(t, s.page(worker[1]), "… These are the newest 100 of 120.")
 	jobs := s.page("/jobs?before=2")
 	assert.Contains(t, jobs, "…")
 	assert.NotContains(t, jobs, "the sixth")
@@ -527,8 +531,8 @@ func TestWhatIsLeftOut(t *testing.T) {
 		assert.Equal(t, mostFindings, strings.Count(page, "<b>finding "), address)
 		assert.Contains(t, page, "… There are more", address)
 	}
-	// A worker that runs older jobs than the 1,000 newest has them counted.
+	// However many jobs others run that are newer.
 	s.execute(`select count(awa.enqueue('queue 2', 'k')) from generate_series(1, 1000)`,
 		`select count(*) from awa.claim('queue 2', 1000)`)
-	assert.Contains(t, s.page(worker[1]), "… These are 0 of 120: those among the 1,000 newest jobs that run.")
+	assert.Contains(t, s.page(worker[1]), "… These are the newest 100 of 120.")
 }

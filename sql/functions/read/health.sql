@@ -21,33 +21,46 @@ set enable_bitmapscan = off
 set enable_mergejoin = off
 set jit = off
 as $$
-select r.level, r.topic, r.subject, r.message, r.hint, r.details
-  from (
-    select * from awa._health_maintenance()
-    union all
-    select * from awa._health_prune()
-    union all
-    select * from awa._health_claimers()
-    union all
-    select * from awa._health_queues()
-    union all
-    select * from awa._health_groups()
-    union all
-    select * from awa._health_refusals()
-    union all
-    select * from awa._health_schedules()
-    union all
-    select * from awa._health_workers()
-    union all
-    select * from awa._health_horizon()
-    union all
-    select * from awa._health_notifications()
-    union all
-    select * from awa._health_segments()
-  ) r
- order by array_position('{critical,warning,ok}', r.level), r.ordinal, r.subject
+select h.level, h.topic, h.subject, h.message, h.hint, h.details
+  from awa._health_rows(null) h
+ order by array_position('{critical,warning,ok}', h.level), h.ordinal, h.subject
 $$;
 comment on function awa.health is 'The condition of the installation: one row per topic, the most urgent first';
+
+-- The rows of health, of some topics, or of all.
+-- Why: a part whose condition does not hold is not called.
+create or replace function awa._health_rows(topics text[]) returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+select r.ordinal, r.level, r.topic, r.subject, r.message, r.hint, r.details
+  from (
+    select * from awa._health_maintenance() where topics is null or topics && '{restore,maintenance}'
+    union all
+    select * from awa._health_prune() where topics is null or 'prune' = any(topics)
+    union all
+    select * from awa._health_claimers() where topics is null or 'claimer' = any(topics)
+    union all
+    select * from awa._health_queues() where topics is null or topics && '{queue,failures}'
+    union all
+    select * from awa._health_groups() where topics is null or 'group' = any(topics)
+    union all
+    select * from awa._health_refusals() where topics is null or 'refusals' = any(topics)
+    union all
+    select * from awa._health_schedules() where topics is null or 'schedule' = any(topics)
+    union all
+    select * from awa._health_workers() where topics is null or 'worker' = any(topics)
+    union all
+    select * from awa._health_horizon() where topics is null or 'horizon' = any(topics)
+    union all
+    select * from awa._health_notifications() where topics is null or 'notifications' = any(topics)
+    union all
+    select * from awa._health_segments() where topics is null or 'segment' = any(topics)
+  ) r
+ where topics is null or r.topic = any(topics)
+$$;
+comment on function awa._health_rows is 'The rows of health, of some topics, or of all';
 
 create or replace view awa.health as
 select h.level, h.topic, h.subject, h.message, h.hint, h.details from awa.health() h;
