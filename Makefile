@@ -44,7 +44,7 @@ test:
 # MATRIX: versions, and another command: see the script
 .PHONY: test-matrix
 test-matrix:
-	@scripts/setup.sh test
+	@scripts/setup.sh matrix
 	scripts/matrix.sh $(MATRIX)
 
 .PHONY: models

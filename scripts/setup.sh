@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# setup.sh demo|test|models: checks that the machine has what "make demo", "make
-# test" or "make models" needs. With apt-get, and as root or with a sudo that asks for no password, it
-# installs what is missing.
+# setup.sh demo|test|matrix|models: checks that the machine has what "make demo",
+# "make test", "make test-matrix" or "make models" needs. With apt-get, and as root
+# or with a sudo that asks for no password, it installs what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mode=${1:-}
-if [[ $mode != demo && $mode != test && $mode != models ]]; then
-	echo "usage: $0 demo|test|models" >&2
+if [[ $mode != demo && $mode != test && $mode != matrix && $mode != models ]]; then
+	echo "usage: $0 demo|test|matrix|models" >&2
 	exit 2
 fi
 if ! command -v go >/dev/null; then
@@ -42,7 +42,11 @@ check() {
 		[[ -z ${AWA_PG_BINDIR:-} ]] || give_up # no package changes that directory
 		packages+=(postgresql)
 	fi
-	[[ $mode == test ]] || return 0
+	[[ $mode != demo ]] || return 0
+	if [[ $mode == matrix ]] && ! { command -v npm && command -v node; } >/dev/null; then # for matrix.sh
+		missing+=("no npm: install npm, with Node.js")
+		packages+=(npm)
+	fi
 	if ! command -v psql >/dev/null; then
 		missing+=("no psql: install postgresql-client")
 		packages+=(postgresql-client)
@@ -149,6 +153,6 @@ if ((${#missing[@]})); then
 	check
 	((${#missing[@]} == 0)) || give_up
 fi
-if [[ $mode == test ]]; then
+if [[ $mode == test || $mode == matrix ]]; then
 	fetch_axe
 fi
