@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/performance"
 	"github.com/stretchr/testify/require"
 )
 
@@ -68,14 +66,11 @@ func (s *site) measurePages(pages []page) {
 
 // measureBrowser opens each page in a browser.
 func (s *site) measureBrowser(x *tab, pages []page) {
-	call(x, performance.Enable, performance.EnableParams{})
-	fmt.Println("| page in the browser | until loaded, ms | processor of the page, ms |")
+	fmt.Println("| page in the browser | until loaded, ms |")
 	for _, p := range pages {
 		x.open(p.path)
-		before := x.task()
-		x.open(p.path)
 		loaded := eval[float64](x, `performance.getEntriesByType("navigation")[0].duration`)
-		fmt.Printf("| %s | %.0f | %.0f |\n", p.name, loaded, 1000*(x.task()-before))
+		fmt.Printf("| %s | %.0f |\n", p.name, loaded)
 	}
 }
 
@@ -202,17 +197,6 @@ func (s *site) memory() string {
 		}
 	}
 	return strings.Join(found, ", ")
-}
-
-// task returns the seconds that the tab has computed.
-func (x *tab) task() float64 {
-	x.t.Helper()
-	for _, metric := range call(x, performance.GetMetrics, cdp.Empty{}).Metrics {
-		if metric.Name == "TaskDuration" {
-			return metric.Value
-		}
-	}
-	return 0
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
