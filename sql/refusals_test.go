@@ -151,6 +151,18 @@ func TestPromotionAmongJobsOfOneTime(t *testing.T) {
 	}
 }
 
+// The look for late commits keeps a time and a job, too. Where two sessions have left one each, it looks at all jobs of
+// this time.
+func TestSweepAmongJobsOfOneTime(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	late := s.dueAtOnce(3)
+	s.exec("select setval('awa.swept_until', awa._microseconds('2020-01-01 00:00+00')), setval('awa.swept_id', " +
+		"awa._marked(1000000, awa._microseconds('2020-01-01 01:00+00')))")
+	require.EqualValues(t, 3, one[int64](s, "select swept from awa._sweep(clock_timestamp(), 100)"))
+	require.Equal(t, "available", s.state(late))
+}
+
 // dueAtOnce enqueues jobs of one time that has passed, and returns the first of them.
 func (s *session) dueAtOnce(jobs int) (first int64) {
 	s.Helper()

@@ -21,7 +21,7 @@ select is(awa._is_expired(t.at, t.attempt, '2030-01-01'), t.is_expired, t.descri
     ('2029-12-31 23:59:59', '2', false, 'unless an attempt counts')) t(at, attempt, is_expired, description);
 
 -- A claim whose first job has expired
-select awa._expire_claimed(array[receipt]) from c where job_id = (:'ids'::bigint[])[1] \g /dev/null
+select awa._expire_claimed(array[receipt], clock_timestamp()) from c where job_id = (:'ids'::bigint[])[1] \g /dev/null
 select is((
   select row(j.state, j.attempt, j.receipt, j.worker_id, j.attempted_at, j.expires_at, j.tags, j.metadata, j.group_key,
            jsonb_array_length(j.errors), j.errors -> 0 ->> 'error', j.errors -> 0 ->> 'attempt',
@@ -38,7 +38,7 @@ select is((select array_agg(s) from c, awa.complete_many(array[job_id], array[re
 select awa.complete(job_id, receipt) from c where job_id = (:'ids'::bigint[])[2] \g /dev/null
 select is(pg_temp.states(), 'available 1, cancelled 1, completed 1, running 1', 'answers to the others are taken');
 select is((select u.job_id from awa.unique_claims u where u.job_id = :keyed_id), :keyed_id::bigint, 'a key');
-select awa._expire_claimed(array[receipt]) from k \g /dev/null
+select awa._expire_claimed(array[receipt], clock_timestamp()) from k \g /dev/null
 select is((select u.job_id from awa.unique_claims u where u.job_id = :keyed_id), null, 'is let go of');
 
 -- An end that the server refuses
@@ -51,7 +51,7 @@ end
 $$;
 create trigger refuse before insert on awa.done_entries for each row execute function pg_temp.refuse();
 set client_min_messages = error;
-select awa._expire_claimed(array[receipt]) from c where job_id = (:'ids'::bigint[])[3] \g /dev/null
+select awa._expire_claimed(array[receipt], clock_timestamp()) from c where job_id = (:'ids'::bigint[])[3] \g /dev/null
 select is((
   select row(j.state, j.attempt, j.errors -> 0 ->> 'error', (j.errors -> 0 ->> 'put_off')::boolean,
            j.run_at > now() + interval '30 seconds')::text

@@ -114,7 +114,7 @@ select awa.enqueue(:'queue' || ' seldom', 'k') \g /dev/null
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
 
 begin;
-select plan(35);
+select plan(36);
 
 select is(says, expected, description)
   from said
@@ -264,6 +264,13 @@ select is((
 select awa._fold(everything => true) \g /dev/null
 select is((select count(*) from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' segments')), 3)),
   0::bigint, 'a lane on which nothing has happened has no counts');
+
+select cmp_ok((
+  select cardinality(f.counts)
+    from awa._fold_lane(awa._lane(awa._queue_id(pg_temp.q(' segments')), 2), 1000, clock_timestamp(), array_fill(
+      (awa._queue_id(pg_temp.q(' segments')), 60, awa._minute_of(now()), 'k', 1, 0, 0, '{}',
+        '{}')::awa.queue_statistics, array[501]), '{}', '{}') f
+), '<', 100, 'what has been counted is stored before it is much');
 
 select * from finish();
 rollback;

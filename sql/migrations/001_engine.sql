@@ -107,7 +107,8 @@ comment on sequence awa.swept_until is
   'it begins a piece';
 
 create sequence awa.swept_id minvalue 0;
-comment on sequence awa.swept_id is 'The last job of that time that it has looked at';
+comment on sequence awa.swept_id is
+  'The last job of that time that it has looked at, times 4093, and the remainder of that time by 4093';
 
 create sequence awa.prune_tries minvalue 0;
 comment on sequence awa.prune_tries is

@@ -120,15 +120,15 @@ begin
   return query
     with decided as materialized (
       select d.*, sum(d.takes) over through as jobs_through,
-             sum(case when d.takes = 1 then d.size else 0 end) over through as bytes_through
+             sum(case when d.takes = 1 then d.size else 0 end) over through as bytes_through,
+             count(*) filter (where d.size is null) over through as expired_through
         from awa._admission(shard, lane, part, cleaned, cleaned_until, max_entries, awa._row_bytes(queue),
                settings, has_own, claim.claimed_at) d
       window through as (order by d.ordinality rows unbounded preceding)
     ), cut as materialized (
-      select count(*)::int as entries, count(*) filter (
-               where d.jobs_through - d.takes < room
+      select count(*)::int as entries, count(*) filter (where d.jobs_through - d.takes < room
                  and (d.bytes_through <= room_bytes or d.jobs_through = 0 or d.jobs_through = 1 and is_first)
-             )::int as jobs
+                 and (d.jobs_through * d.expired_through = 0 or not claim.holds_queue))::int as jobs -- see _fitting
         from decided d
     ), changed as materialized (
       select d.group_id, (array_agg(d.row_id))[1] as row_id,

@@ -103,7 +103,7 @@ begin
     foreach v_lane in array v_terms.lanes loop
       v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
       loop
-        v_limit := least(v_room + 2 * v_passed, 960); -- a longer array would not stay in its row
+        v_limit := awa._to_read(v_room + 2 * v_passed, v_jobs + v_window.passed, v_holds_queue and v_passed > 0, 960);
         if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
           v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
         end if;
@@ -115,9 +115,9 @@ begin
               from awa._read_part(v_lane, v_terms.cleaned, v_terms.cleaned_until, v_window.at_xid, v_window.at_id,
                      v_window.to_xid, v_window.hi, v_window.is_buried, v_window.most, v_limit) e
           ), fitting as materialized (
-            select t.*, case when t.bytes <= v_bytes and t.entries <= v_room then t.entries else (
-                     select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
-                              v_room = v_most) from entries e) end as jobs
+            select t.*, case when t.bytes <= v_bytes and t.entries <= v_room and num_nulls(t.expired, v_holds_queue) > 0
+                     then t.entries else (select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
+                       v_room = v_most, v_holds_queue is true) from entries e) end as jobs
               from (
                 select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries,
                        coalesce(sum(e.size), 0) as bytes, bool_or(e.unique_key is not null) as holds_keys,
@@ -132,7 +132,7 @@ begin
                         then v_window.lo end, f.job_ids[1:f.jobs], null, v_holds_queue is true)::awa.lease_claims,
                      case when f.holds_keys then (select array_agg(case when e.size is not null then e.unique_key end)
                                                     from entries e where e.ordinality <= f.jobs) end,
-                     f.expired) as claim_id, f.jobs
+                     f.expired, v_terms.began_at) as claim_id, f.jobs
               from fitting f where f.jobs > 0
           )
           select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int,
@@ -329,7 +329,7 @@ comment on function awa._claim_terms is
   'The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them';
 
 -- How many jobs count as passed in a shard of a queue with limits: 2,000 where the claim is to end.
--- So it is when the time for buried entries is over, and the cursor of one of its lanes was moved past some.
+-- So it is when the time for expired and buried entries is over, and the cursor of one of its lanes was moved.
 create or replace function awa._walked(terms awa._terms_row) returns int
 language plpgsql
 as $$
@@ -339,13 +339,13 @@ begin
     select true
       from unnest(terms.lanes) l(lane)
      cross join lateral (
-        select c.claimed_at, c.job_ids
+        select c.claimed_at
           from awa.lease_claims c
          where c.segment = terms.segment and c.lane = l.lane
          order by c.lane_seq desc
          limit 1
       ) c
-     where c.claimed_at >= terms.claimed_at and c.job_ids = '{}'
+     where c.claimed_at >= terms.claimed_at
      limit 1
   ) then
     return 2000;
@@ -373,20 +373,40 @@ end
 $$;
 comment on function awa._in_order is 'The lanes of a shard in the order in which a claim serves them';
 
+-- How many entries a claim reads at once: as many as usual, or few more than the last time where it is pure.
+-- is_pure: where it takes only some of them, since others have expired: see _fitting. At most most: a longer array
+-- would not stay in its row.
+create or replace function awa._to_read(usual int, last int, is_pure boolean, most int) returns int
+language sql immutable parallel safe
+return least(case when is_pure then 2 * last + 8 else usual end, most);
+comment on function awa._to_read is
+  'How many entries a claim reads at once: as many as usual, or few more than the last time where it is pure';
+
 -- How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes.
--- The first job of a claim fits, whatever its size. Those that have expired have no size, and take no room.
-create or replace function awa._fitting(sizes int[], bytes bigint, room int, is_first boolean) returns int
+-- The first job of a claim fits, whatever its size. Those that have expired have no size, and take no room. is_pure: it
+-- takes either such ones alone, or none of them.
+-- Why: each attempt of one claim holds a slot of the queue, or none does. Jobs that have expired hold none: where one
+-- can't be ended, its queue goes on.
+create or replace function awa._fitting(
+  sizes int[],
+  bytes bigint,
+  room int,
+  is_first boolean,
+  is_pure boolean default false
+) returns int
 language plpgsql immutable
 as $$
 begin
   return (
     select count(*)
       from (
-        select coalesce(sum(s.size) over through, 0) as bytes_through, count(s.size) over through as jobs_through
+        select s.ordinal, coalesce(sum(s.size) over through, 0) as bytes_through,
+               count(s.size) over through as jobs_through
           from unnest(sizes) with ordinality s(size, ordinal)
         window through as (order by s.ordinal rows unbounded preceding)
       ) s
      where s.jobs_through <= room and (s.bytes_through <= bytes or s.jobs_through = 1 and is_first)
+       and (not is_pure or s.jobs_through in (0, s.ordinal))
   );
 end
 $$;

@@ -128,8 +128,9 @@ begin
           v_window := awa._late_part(v_lane, v_window, terms.cleaned, terms.cleaned_until);
         end if;
         return query select * from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
-          least(v_room + case v_room when 1 then least(v_scanned, 50) else 50 end, 450), v_room, v_bytes,
-          v_room = v_limits.most, v_settings, v_limits.has_own, v_claim);
+          awa._to_read(v_room + case v_room when 1 then least(v_scanned, 50) else 50 end, v_jobs + v_window.passed,
+            v_claim.holds_queue and v_scanned > 0, 450), v_room, v_bytes, v_room = v_limits.most, v_settings,
+          v_limits.has_own, v_claim);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         exit rounds when v_room = 0;
@@ -148,10 +149,9 @@ begin
     perform awa._look_again(shard, v_groups) where not v_is_dealt; -- the front lane is not read to its end
   end if;
   perform awa._store_turns(v_dealt) where v_dealt <> '{}';
-  v_jobs := v_limits.most - v_room;
-  perform awa._store_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
+  perform awa._store_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_limits.most - v_room,
     case when v_limits.has_slots then now end);
-  if v_jobs = 0 and (v_scanned >= 2000 or v_is_dealt and awa._looks_again(shard)) then
+  if v_room = v_limits.most and (v_scanned >= 2000 or v_is_dealt and awa._looks_again(shard)) then
     perform awa._wake(terms.queue_id);
   end if;
 end

@@ -370,7 +370,8 @@ begin
     part.is_read := true;
     if part.most is not null
       or part.lane_seq = part.from_seq
-        and (has_others and part.is_buried or clock_timestamp() - part.began_at > interval '10 milliseconds')
+        and (has_others and part.is_buried and awa._has_entries(lane, part, cleaned, cleaned_until)
+          or clock_timestamp() - part.began_at > interval '10 milliseconds')
     then
       part.lane_seq := awa._move_cursor(segment, lane, part.lane_seq + 1, now);
     end if;

@@ -97,19 +97,31 @@ create or replace function awa._promoted_until(out at timestamptz, out job_id bi
 language sql stable
 as $$
   select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end,
-         case when i.last_value % 4093 = s.last_value % 4093 then i.last_value / 4093 else 0 end
+         awa._unmarked(i.last_value, s.last_value)
     from awa.promoted_until s, awa.promoted_id i
 $$;
 comment on function awa._promoted_until is
   'How far promote_due has come: a time, and the last job that it has looked at among those of this time';
 
+-- A job that carries the remainder of its time, in microseconds, so that another time does not fit it.
+create or replace function awa._marked(job_id bigint, at bigint) returns bigint
+language sql immutable
+return case when job_id between 1 and 2 ^ 50 then job_id * 4093 + at % 4093 else 0 end;
+comment on function awa._marked is
+  'A job that carries the remainder of its time, in microseconds, so that another time does not fit it';
+
+-- The job that carries the remainder of a time; 0, which comes before all jobs, where it carries that of another one.
+create or replace function awa._unmarked(marked bigint, at bigint) returns bigint
+language sql immutable
+return case when marked % 4093 = at % 4093 then marked / 4093 else 0 end;
+comment on function awa._unmarked is
+  'The job that carries the remainder of a time; 0, which comes before all jobs, where it carries that of another one';
+
 -- Notes how far promote_due has come.
--- The job carries the remainder of its time, so that another time does not fit it.
 create or replace function awa._set_promoted_until(at timestamptz, job_id bigint) returns void
 language sql
 as $$
-  select setval('awa.promoted_until', t.at), setval('awa.promoted_id',
-           case when job_id between 1 and 2 ^ 50 then job_id * 4093 + t.at % 4093 else 0 end)
+  select setval('awa.promoted_until', t.at), setval('awa.promoted_id', awa._marked(job_id, t.at))
     from (select awa._microseconds(at) as at) t
 $$;
 comment on function awa._set_promoted_until is 'Notes how far promote_due has come';
@@ -135,7 +147,7 @@ declare
   v_pass record;
   v_is_done boolean;
   v_until timestamptz := (select to_timestamp(s.last_value / 1000000.0) from awa.swept_until s);
-  v_until_id bigint := (select s.last_value from awa.swept_id s);
+  v_until_id bigint := (select awa._unmarked(i.last_value, s.last_value) from awa.swept_until s, awa.swept_id i);
   v_goes_on boolean;
   v_is_stuck boolean;
 begin
@@ -175,7 +187,8 @@ begin
   if v_level > 0 then
     perform setval('awa.swept_from', case when v_is_done then 1 else awa._microseconds(v_to) end);
   end if;
-  perform setval('awa.swept_until', greatest(awa._microseconds(v_until), 1)), setval('awa.swept_id', v_until_id);
+  perform setval('awa.swept_until', awa._microseconds(v_until)),
+    setval('awa.swept_id', awa._marked(v_until_id, awa._microseconds(v_until)));
   v_level := case
     when v_is_stuck then greatest(v_level, 3)
     when v_slowest > interval '100 milliseconds' then least(v_level + 1, 12)

@@ -156,6 +156,12 @@ $$;
 comment on function awa._look_up_many is
   'The attempts behind very many receipts, in arrays of about 64 MB: an array can''t hold 1 GB';
 
+-- Of how many claims some receipts are.
+create or replace function awa._claims_of(receipts bigint[]) returns int
+language sql immutable
+return (select count(distinct r >> 12) from unnest(receipts) r);
+comment on function awa._claims_of is 'Of how many claims some receipts are';
+
 -- Raises XX001 where attempts were not found, or warns: their entries are missing.
 -- With warns, for maintenance, it is a warning in the log of the server. Maintenance has to end such attempts, since a
 -- segment is not emptied while an attempt in it is open.

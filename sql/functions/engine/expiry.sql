@@ -9,19 +9,20 @@ comment on function awa._is_expired is
   'Whether a job that waits has expired: its expires_at has passed, and no attempt that counts has begun';
 
 -- Cancels items of a claim that the caller has just appended, since their jobs have expired.
--- In parts, each twice as large as the one before, for a second; after an error, where it takes one again, for a tenth
--- of a second. A job whose end the server refuses to store, because of a user's trigger, is put off, as promote_due
--- does it. Where it can't be put off either, where the server lacks a resource, where another session is in the way for
--- more than milliseconds, or where the time is over, it is left to rescue (_keep_expired).
+-- In parts, each twice as large as the one before, up to 32, until a second after began_at, when the call began; after
+-- an error, where it takes one again, for a tenth of a second. A job whose end the server refuses to store, because of
+-- a user's trigger, is put off, as promote_due does it. Where it can't be put off either, where the server lacks a
+-- resource, where another session is in the way for more than milliseconds, or where the time is over, it is left to
+-- rescue (_keep_expired).
 -- Changes lock_timeout: the calling function has to have a SET clause for it.
 -- Why: the claim must not fail for that job, and must not hand it out. A claim that takes as long as a slow trigger
 -- needs for a thousand jobs would be cut off by a statement_timeout, and so would the next one, at the same place.
-create or replace function awa._expire_claimed(receipts bigint[]) returns void
+create or replace function awa._expire_claimed(receipts bigint[], began_at timestamptz) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_until timestamptz := awa._step_end('1 second', 8);
+  v_until timestamptz := awa._step_end(began_at, '1 second', 4);
   v_at int := 1;
   v_many int := 1;
   v_receipt bigint;
@@ -36,14 +37,14 @@ begin
     begin
       perform awa._expire_items(receipts[v_at : v_at + v_many - 1]);
       v_at := v_at + v_many;
-      v_many := v_many * 2;
+      v_many := least(v_many * 2, 32);
     exception when others then
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
       perform set_config('lock_timeout', '1', true);
       if not v_has_failed then
-        v_until := least(v_until, awa._step_end('100 milliseconds', 8));
+        v_until := least(v_until, clock_timestamp() + interval '100 milliseconds');
         v_has_failed := true;
       end if;
       if v_many > 1 then
@@ -64,13 +65,13 @@ begin
           if not awa._is_about_a_row(sqlstate) then
             raise;
           end if;
-          perform awa._keep_expired(array[v_receipt], v_refusal);
+          perform awa._keep_expired(array[v_receipt], v_refusal, began_at);
         end;
       end if;
     end;
   end loop;
   v_kept := v_kept || receipts[v_at:];
-  perform awa._keep_expired(v_kept, null) where v_kept <> '{}';
+  perform awa._keep_expired(v_kept, null, began_at) where v_kept <> '{}';
   perform awa._warn_refused(awa._jobs_of(v_refused), 'has expired, and can''t be cancelled', v_error)
     where v_refused <> '{}';
   perform set_config('lock_timeout', '0', true);
@@ -91,46 +92,49 @@ return array(
 comment on function awa._jobs_of is 'The jobs of some receipts of one claim, in their order';
 
 -- Leaves the jobs of items of a claim that have expired, and could not be cancelled, to rescue: as attempts of nobody.
--- These have lease rows, and no slots. Where a row is refused, too, or a second is over, the item stays
--- open, takes a slot of the queue where the claim holds some, and materialize tries it again.
--- Why: an item that has passed the cursor is claimed, or it is lost. In parts as _expire_claimed does it.
-create or replace function awa._keep_expired(receipts bigint[], error text) returns void
+-- These have lease rows, and no slots. Where a row is refused, too, or two seconds are over since began_at, the item
+-- stays open, and materialize tries it again. In parts as _expire_claimed does it.
+-- Why: an item that has passed the cursor is claimed, or it is lost.
+create or replace function awa._keep_expired(receipts bigint[], error text, began_at timestamptz) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_until timestamptz := awa._step_end('1 second', 8);
+  v_until timestamptz := awa._step_end(began_at, '2 seconds', 2);
   v_at int := 1;
   v_many int := 1;
-  v_open int := 0;
+  v_open bigint[] := '{}';
 begin
   while v_at <= cardinality(receipts) and (v_at = 1 or clock_timestamp() < v_until) loop
     begin
       perform awa._lease_expired(receipts[v_at : v_at + v_many - 1], error);
       v_at := v_at + v_many;
-      v_many := v_many * 2;
+      v_many := least(v_many * 2, 32);
     exception when others then
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
       if v_many = 1 then
-        v_open := v_open + 1;
+        v_open := v_open || receipts[v_at];
         v_at := v_at + 1;
       end if;
       v_many := 1;
     end;
   end loop;
-  v_open := v_open + greatest(cardinality(receipts) - v_at + 1, 0);
-  perform awa._free_slots(awa._shard_of(c.lane), null, -v_open)
-     from awa.lease_claims c
-    where v_open > 0 and c.claim_id = receipts[1] >> 12 and c.holds_queue;
+  v_open := v_open || receipts[v_at:];
+  begin
+    perform awa._let_groups_go(l) from awa._look_up_many(v_open) l where v_open <> '{}';
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+  end;
 end
 $$;
 comment on function awa._keep_expired is
   'Leaves the jobs of items of a claim that have expired, and could not be cancelled, to rescue: as attempts of nobody';
 
 -- Gives items of a claim that have expired rows in leases, of ten seconds, of no worker.
--- Why leavers: such a job may have been given back, and hold its group, which must not wait for its end.
 create or replace function awa._lease_expired(receipts bigint[], error text) returns void
 language plpgsql
 as $$
@@ -144,13 +148,23 @@ begin
     perform awa._change_state(array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key), 'available', 'running')
        from unnest(v_batch.attempts) a
       where a.unique_key is not null;
-    perform awa._note_leavers(array_agg(a.job_id), array_agg(a.lane), array_agg(a.group_key))
-       from unnest(v_batch.attempts) a;
+    perform awa._let_groups_go(v_batch.attempts);
   end loop;
 end
 $$;
 comment on function awa._lease_expired is
   'Gives items of a claim that have expired rows in leases, of ten seconds, of no worker';
+
+-- Lets go of the groups of jobs that have expired, and can't be ended.
+-- Why: such a job may have been given back, and hold its group, which must not wait for its end.
+create or replace function awa._let_groups_go(attempts awa.leases[]) returns void
+language plpgsql
+as $$
+begin
+  perform awa._note_leavers(array_agg(a.job_id), array_agg(a.lane), array_agg(a.group_key)) from unnest(attempts) a;
+end
+$$;
+comment on function awa._let_groups_go is 'Lets go of the groups of jobs that have expired, and can''t be ended';
 
 -- An attempt of a claim, as one of nobody that rescue ends in ten seconds.
 create or replace function awa._kept(attempt awa.leases, error text) returns awa.leases
@@ -161,8 +175,6 @@ begin
   attempt.lease_until := clock_timestamp() + attempt.lease;
   attempt.deadline_at := null;
   attempt.worker_id := null;
-  attempt.group_id := null;
-  attempt.holds_queue := false;
   attempt.errors := case when error is null then attempt.errors else awa._add_put_off(attempt, error) end;
   return attempt;
 end
@@ -223,7 +235,6 @@ comment on function awa._put_off_expired is
   'Puts off the job of an item of a claim that has expired, since the server refuses to store its end';
 
 -- Writes the rows of jobs that have expired, and that are put off, since the server refuses to store their ends.
--- They let go of their groups, as _lease_expired says.
 create or replace function awa._defer_expired(attempts awa.leases[], error text) returns void
 language plpgsql
 as $$
@@ -231,7 +242,7 @@ begin
   perform awa._defer(attempts, 'scheduled',
     array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(attempts) a),
     array(select awa._add_put_off(a, error) from unnest(attempts) a));
-  perform awa._note_leavers(array_agg(a.job_id), array_agg(a.lane), array_agg(a.group_key)) from unnest(attempts) a;
+  perform awa._let_groups_go(attempts);
 end
 $$;
 comment on function awa._defer_expired is

@@ -71,6 +71,7 @@ comment on function awa._forget_gaps is
   'Removes gaps that ended longer before the last call of rescue than any lease is long, and than an hour';
 
 -- Sets back times of workers and leases that a clock which was ahead has written.
+-- Not when an attempt was claimed that has never begun, since its job had expired then: see _is_kept.
 -- Locks: their rows, until the transaction ends; skips those that another session holds.
 create or replace function awa._set_times_back(now timestamptz) returns void
 language plpgsql
@@ -84,12 +85,14 @@ begin
      )
    );
   update awa.leases l
-     set claimed_at = least(l.claimed_at, now), lease_until = least(l.lease_until, now + l.lease),
+     set claimed_at = case when awa._is_kept(l) then l.claimed_at else least(l.claimed_at, now) end,
+         lease_until = least(l.lease_until, now + l.lease),
          deadline_at = l.deadline_at - greatest(l.claimed_at - now, '0')
    where l.receipt = any(array(
      select l.receipt
        from awa.leases l
-      where l.claimed_at > now + interval '1 second' or l.lease_until > now + l.lease + interval '1 second'
+      where l.claimed_at > now + interval '1 second' and not awa._is_kept(l)
+         or l.lease_until > now + l.lease + interval '1 second'
         for update skip locked));
 end
 $$;

@@ -2,17 +2,23 @@
 
 -- Appends a claim, which is its lane's cursor from then on; returns its id.
 -- With the unique keys of its jobs, where it holds any, and the items that have expired, where any have, of which those
--- in the claim are cancelled.
+-- in the claim are cancelled. With any of these it holds no slots of the queue: no attempt begins beside them where it
+-- would (see is_pure of _fitting). began_at: when the call began, where that was with another shard.
 -- Why: each statement names the table of its segment, so that no other segment has to be looked up, or locked.
 create or replace function awa._append_claim(
   claim awa.lease_claims,
   keys bytea[] default null,
-  expired bigint[] default null
+  expired bigint[] default null,
+  began_at timestamptz default null
 ) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
+  if expired is not null then
+    expired := array(select i from unnest(expired) i where i < cardinality(claim.job_ids));
+    claim.holds_queue := claim.holds_queue and expired = '{}';
+  end if;
   case claim.segment
     when 0 then insert into awa.lease_claims_0 values (claim.*);
     when 1 then insert into awa.lease_claims_1 values (claim.*);
@@ -24,9 +30,9 @@ begin
        from unnest(claim.job_ids, keys) k(job_id, key)
       where k.key is not null;
   end if;
-  if expired is not null then
-    perform awa._expire_claimed(
-      array(select claim.claim_id << 12 | i from unnest(expired) i where i < cardinality(claim.job_ids)));
+  if expired <> '{}' then
+    perform awa._expire_claimed(array(select claim.claim_id << 12 | i from unnest(expired) i),
+      coalesce(began_at, claim.claimed_at));
   end if;
   return claim.claim_id;
 end

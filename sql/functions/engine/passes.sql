@@ -98,13 +98,14 @@ return least(most, nullif(current_setting('statement_timeout')::interval, '0') /
   nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
 comment on function awa._budget is 'How long a step of maintenance may take';
 
--- When a step of a call that may have several of them is to end.
--- After its time, see _budget; and no later than half of the time of the caller's statement is over.
-create or replace function awa._step_end(most interval, share int) returns timestamptz
-language sql volatile
-return least(clock_timestamp() + awa._budget(most, share),
-  statement_timestamp() + nullif(current_setting('statement_timeout')::interval, '0') / 2);
-comment on function awa._step_end is 'When a step of a call that may have several of them is to end';
+-- When a step of a call that began at a time is to end.
+-- That is after most at most, and after its share of the time that the caller's timeouts left then.
+create or replace function awa._step_end(began_at timestamptz, most interval, share int) returns timestamptz
+language sql stable
+return began_at + least(most,
+  (statement_timestamp() + nullif(current_setting('statement_timeout')::interval, '0') - began_at) / share,
+  (transaction_timestamp() + nullif(current_setting('transaction_timeout', true)::interval, '0') - began_at) / share);
+comment on function awa._step_end is 'When a step of a call that began at a time is to end';
 
 -- From which time on deferred jobs are looked for that are due, or come next: where the last pass has ended.
 -- Ten seconds earlier, for jobs that were committed late: always, or unless a pass has looked there within the last
@@ -149,12 +150,12 @@ language sql immutable
 return greatest(extract(epoch from at) * 1000000, 1)::bigint;
 comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
 
--- Whether the last sweep of promote_due has promoted jobs, and has more to look at.
+-- Whether promote_due is to sweep again: the last time it had more to look at, or its pause is over.
 create or replace function awa._sweeps_on() returns boolean
 language sql
 return (select s.last_value <= awa._microseconds(clock_timestamp()) from awa.next_sweep_at s);
 comment on function awa._sweeps_on is
-  'Whether the last sweep of promote_due has promoted jobs, and has more to look at';
+  'Whether promote_due is to sweep again: the last time it had more to look at, or its pause is over';
 
 -- When a try to empty the oldest segment began last; 1970 when it came to its end.
 create or replace function awa._last_prune_at() returns timestamptz

@@ -164,7 +164,7 @@ comment on function awa._add_rollups is 'Gives lanes a row of counts each, where
 -- entries, tombstones and arrivals of one transaction are counted together. The caller has locked the counts.
 -- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more. Adds,
 -- for the statistics: the new jobs; and the claims that are counted now, with the time at which all attempts of each
--- completed, if they did so at once. jobs is the number of their jobs.
+-- completed, if they did so at once. Stores what has become much. jobs is the number of their jobs.
 create or replace function awa._fold_lane(
   lane bigint,
   max_rows int,
@@ -193,6 +193,10 @@ begin
     counts := counts || array(select e from awa._ends_of(ended, completed_at) e);
     ended := '{}';
     completed_at := '{}';
+  end if;
+  if cardinality(counts) > 500 then -- the same
+    perform awa._store_statistics(counts);
+    counts := '{}';
   end if;
   perform awa._add_rollups(array[lane]);
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;

@@ -33,9 +33,8 @@ comment on function awa._lane_in_order is
   'The lane for an entry that is to go to this one: that of priority 2 where its group goes in order';
 
 -- Gives slots back that attempts of a shard have held, and wakes the queue.
--- freed has the group of each attempt, null where it held none; of_queue is how many slots of the queue were held, or,
--- negative, were taken beside a claim. The next claim reads them, once the caller has committed. The caller has closed
--- the attempts.
+-- freed has the group of each attempt, null where it held none; of_queue is how many slots of the queue were held. The
+-- next claim reads them, once the caller has committed. The caller has closed the attempts.
 -- Why: appended, so that nobody waits for anybody who ends an attempt.
 create or replace function awa._free_slots(shard bigint, freed bigint[], of_queue int) returns void
 language plpgsql
@@ -45,11 +44,11 @@ declare
   v_first bigint := awa._first_shard(shard);
 begin
   freed := coalesce(array_remove(freed, null), '{}');
-  if freed <> '{}' or of_queue <> 0 and shard = v_first then
+  if freed <> '{}' or of_queue > 0 and shard = v_first then
     insert into awa.slots (shard, freed, of_queue)
     values (shard, freed, case when shard = v_first then of_queue else 0 end);
   end if;
-  if of_queue <> 0 and shard <> v_first then
+  if of_queue > 0 and shard <> v_first then
     insert into awa.slots (shard, of_queue) values (v_first, of_queue);
   end if;
   if awa._is_awake(shard >> 6) is not true then

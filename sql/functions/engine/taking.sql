@@ -6,15 +6,20 @@
 -- single forms are answering for some items of a claim, it takes the others, one by one, waiting for milliseconds each:
 -- a transaction that answers for one job, and lasts, must not keep the others of its claim. For claims of a single job,
 -- answers by a _many form hold no lock to try: there it waits for milliseconds, too. Changes lock_timeout for that: the
--- calling function has to have a SET clause for it.
+-- calling function has to have a SET clause for it. claims: how many the caller has taken before, in the same call.
 -- Locks: the claims, where it can have them at once, or shared for some of them, until the transaction ends.
-create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
+create or replace function awa._take_open(
+  receipts bigint[],
+  max_jobs int,
+  outcome text,
+  claims int default 0
+) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_claim record;
-  v_claims int := 0;
+  v_claims int := claims;
   v_lock_timeout text := current_setting('lock_timeout');
   v_mine bigint[] := '{}';
   v_one_by_one bigint[] := '{}';
@@ -32,7 +37,7 @@ begin
       v_one_by_one := v_one_by_one || v_claim.receipts;
     end if;
   end loop;
-  perform set_config('lock_timeout', '50', true);
+  perform set_config('lock_timeout', '50', true) where v_lock_timeout <> '1ms'; -- the caller goes one by one
   begin
     v_taken := awa._take_items(v_mine, outcome);
   exception when lock_not_available then

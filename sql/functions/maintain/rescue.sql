@@ -12,7 +12,7 @@ comment on view awa.rescue_row is
 -- Locks: their claims, where it can have them at once, or their lease rows; and the rows of workers and leases with
 -- times that a clock ahead has written, which it sets back. All tried: it skips rows of other sessions, and attempts
 -- that another session is answering for. What an end waits for otherwise, in a user's trigger for example, it waits for
--- for milliseconds.
+-- for milliseconds. It works for seconds at most, and the next call goes on.
 -- Raises 22023, JQ004, 55000.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
@@ -33,8 +33,9 @@ declare
   v_now timestamptz := clock_timestamp();
   v_materialized bigint[];
   v_others bigint[] := '{}';
+  v_in_parts record;
   v_one record;
-  v_rescued bigint := 0;
+  v_rescued bigint;
   v_ended bigint;
   v_refused bigint[] := '{}';
   v_refusal text;
@@ -71,12 +72,9 @@ begin
     return;
   end if;
   perform set_config('lock_timeout', '50', true);
-  begin
-    v_rescued := awa._rescue(v_materialized, v_others, v_max - cardinality(v_materialized), v_now);
-  exception when others then
-    if not awa._is_about_a_row(sqlstate) then
-      raise;
-    end if;
+  v_in_parts := awa._rescue_in_parts(v_materialized, v_others, v_max, v_now);
+  v_rescued := v_in_parts.rescued;
+  if v_in_parts.is_refused then
     -- One by one: the rest must not wait for a job that the server can't read, whose failure it refuses to store, or
     -- whose end has to wait. At random, so that all are reached where more are so than a call takes, or has time for.
     perform set_config('lock_timeout', '1', true);
@@ -93,7 +91,7 @@ begin
        limit v_max
          for update skip locked);
     v_others := array(select r from unnest(v_others) r order by random() limit v_max);
-    v_until := clock_timestamp() + awa._budget('1 second', 4);
+    v_until := awa._step_end(clock_timestamp(), '1 second', 4);
     for v_one in
       select *
         from (
@@ -103,7 +101,7 @@ begin
         ) o
        order by random()
     loop
-      exit when clock_timestamp() > v_until;
+      exit when clock_timestamp() > v_until or v_rescued >= v_max;
       begin
         v_rescued := v_rescued + awa._rescue(v_one.materialized, v_one.others, 1, v_now);
       exception when others then
@@ -129,25 +127,77 @@ begin
     if v_rescued = 0 then
       perform awa._fail_for(v_lack);
     end if;
-  end;
+  end if;
   perform awa._note_success('rescue');
   return query select v_rescued;
 end
 $$;
 comment on function awa.rescue is 'Ends overdue attempts as failed, at most max_jobs; returns how many';
 
+-- Ends overdue attempts in parts, until one is refused; returns how many, and whether one was.
+-- Some with lease rows, which the caller has locked, then others, at most max_jobs. Each part is twice as large as the
+-- one before, up to 32; after a second, the rest is left to the next call.
+-- Why: a user's trigger may take long for each of them. A call that is cut off by a statement_timeout has ended none,
+-- and the next one would come to the same end.
+create or replace function awa._rescue_in_parts(
+  materialized bigint[],
+  others bigint[],
+  max_jobs int,
+  now timestamptz,
+  out rescued bigint,
+  out is_refused boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_until timestamptz := awa._step_end(clock_timestamp(), '1 second', 4);
+  v_leased int := cardinality(materialized);
+  v_at int := 1;
+  v_many int := 1;
+begin
+  rescued := 0;
+  is_refused := false;
+  others := array(select r from unnest(others) r order by r);
+  while v_at <= v_leased + cardinality(others) and rescued < max_jobs
+    and (v_at = 1 or clock_timestamp() < v_until)
+  loop
+    begin
+      rescued := rescued + awa._rescue(materialized[v_at : v_at + v_many - 1],
+        others[v_at - v_leased : v_at - v_leased + v_many - 1], (max_jobs - rescued)::int, now,
+        awa._claims_of(others[: v_at - v_leased - 1]));
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      is_refused := true;
+      return;
+    end;
+    v_at := v_at + v_many;
+    v_many := least(v_many * 2, 32);
+  end loop;
+end
+$$;
+comment on function awa._rescue_in_parts is
+  'Ends overdue attempts in parts, until one is refused; returns how many, and whether one was';
+
 -- Ends overdue attempts: some with lease rows, and at most max_others of the others; returns how many.
--- The caller has locked the lease rows. Skips attempts that another session is answering for.
+-- The caller has locked the lease rows. Skips attempts that another session is answering for. claims: of how many the
+-- caller has taken some before, in the same call.
 create or replace function awa._rescue(
   materialized bigint[],
   others bigint[],
   max_others int,
-  now timestamptz
+  now timestamptz,
+  claims int default 0
 ) returns bigint
 language plpgsql
 as $$
 declare
-  v_receipts bigint[] := materialized || awa._take_open(others, max_others, 'failed');
+  v_never bigint[] := awa._never_begun(others);
+  v_receipts bigint[] := materialized
+    || awa._take_open(array(select r from unnest(others) r where r <> all(v_never)), max_others, 'failed', claims)
+    || awa._take_open(v_never, max_others, 'cancelled', claims);
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_begun awa.leases[];
   v_reasons text[];
@@ -168,6 +218,27 @@ end
 $$;
 comment on function awa._rescue is
   'Ends overdue attempts: some with lease rows, and at most max_others of the others; returns how many';
+
+-- The open items, of some, that have never begun, since their jobs had expired.
+create or replace function awa._never_begun(receipts bigint[]) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  receipts := array(
+    select r
+      from unnest(receipts) r
+     cross join lateral (select c.lane from awa.lease_claims c where c.claim_id = r >> 12 limit 1) c
+     where (select true from awa.queues q where q.queue_id = awa._queue_of(c.lane) and q.may_expire limit 1));
+  if receipts = '{}' then
+    return receipts;
+  end if;
+  return array(
+    select a.receipt from awa._look_up_many(receipts) l cross join lateral unnest(l) a where awa._is_kept(a));
+end
+$$;
+comment on function awa._never_begun is
+  'The open items, of some, that have never begun, since their jobs had expired';
 
 -- Ends one overdue attempt whose failure the server refuses to store: puts its job off.
 -- Where that is refused as well, the attempt stays open for the next pass.
@@ -236,7 +307,7 @@ as $$
 #variable_conflict use_variable
 begin
   update awa.leases l
-     set lease_until = clock_timestamp() + interval '1 minute',
+     set lease = '1 minute', lease_until = clock_timestamp() + interval '1 minute', -- see _set_times_back
          errors = case when l.errors -> -1 ? 'put_off' then l.errors else awa._add_put_off(l, error) end
    where l.receipt = receipt and awa._is_kept(l);
 exception when others then

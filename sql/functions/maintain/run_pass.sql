@@ -47,8 +47,9 @@ begin
     when 'fire_due' then (select f.more from awa.fire_due(max_jobs) f)
     when 'fold' then (select f.more from awa.fold() f)
     when 'end_stuck_claimers' then (select false from awa.end_stuck_claimers() e)
-    when 'rescue' then (select r.rescued >= coalesce(max_jobs, 1000) from awa.rescue(max_jobs) r)
-    when 'materialize' then (select m.materialized >= coalesce(max_jobs, 1000) from awa.materialize(null, max_jobs) m)
+    -- their parts have 32 at most
+    when 'rescue' then (select r.rescued >= least(max_jobs, 32) from awa.rescue(max_jobs) r)
+    when 'materialize' then (select m.materialized >= least(max_jobs, 32) from awa.materialize(null, max_jobs) m)
     when 'cancel_expired' then (select c.cancelled > 0 from awa.cancel_expired(max_jobs) c)
     when 'apply_changes' then (select c.more from awa.apply_changes(max_jobs) c)
     when 'expire_history' then (select e.expired >= 2000 from awa.expire_history() e)
