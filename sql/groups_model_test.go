@@ -39,23 +39,30 @@ type groupsModel struct {
 	first    map[int64]bool // jobs that have not begun, and that nobody has changed: they begin in their order
 	began    map[string]int64
 	running  []begun
-	starts   map[string][]time.Time // by group, and of the queue: "", since a rate was changed
-	jobs     map[int64]bool         // those that must be there, or have ended: false where they may be gone
+	starts   map[string][]start // by group, and of the queue: "", since a rate was changed
+	jobs     map[int64]bool     // those that must be there, or have ended: false where they may be gone
 	log      []string
 }
 
 // A begun attempt holds a slot of its group, or of its queue, where that was limited when it began.
 type begun struct {
 	claimed
-	at                time.Time
-	ofGroup, ofQueue  bool
-	rateOfGroup, rate bool
+	at               time.Time
+	ofGroup, ofQueue bool
+	groupRate, rate  *rate
+}
+
+// A start is when a job began, and by which rate.
+type start struct {
+	at   time.Time
+	rate rate
 }
 
 // A groupsSession may have a transaction open: with what it has done so far, and up to its savepoint.
 type groupsSession struct {
 	*session
 	isOpen  bool
+	rates   bool // its transaction changes a rate, or did before it was rolled back to a savepoint
 	done    changes
 	savedAt *changes
 }
@@ -93,7 +100,7 @@ func TestGroupsAtRandom(t *testing.T) {
 
 func testGroupsAtRandom(t *testing.T, order string, on server, between ...func(*groupsModel, server)) {
 	m := &groupsModel{T: t, rand: rand.New(rand.NewPCG(*groupsSeed, 1)), order: order, holders: map[string]int64{},
-		groups: map[int64]string{}, first: map[int64]bool{}, began: map[string]int64{}, starts: map[string][]time.Time{},
+		groups: map[int64]string{}, first: map[int64]bool{}, began: map[string]int64{}, starts: map[string][]start{},
 		jobs: map[int64]bool{}}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -135,7 +142,8 @@ func testGroupsAtRandom(t *testing.T, order string, on server, between ...func(*
 func (m *groupsModel) settings() string {
 	return `{"group_order": "` + map[bool]string{true: "strict", false: m.order}[m.order == ""] +
 		`", "max_running": 3, "dead_letter": true, "backoff_base": "1 millisecond", "group_turns": ` +
-		fmt.Sprint(m.rand.IntN(2) == 0) + `}`
+		fmt.Sprint(m.rand.IntN(2) == 0) + `, "rate": ` +
+		[]string{"null", `{"jobs": 4, "per": "1 second", "burst": 2}`}[m.rand.IntN(2)] + `}`
 }
 
 // connects opens the sessions, when the test begins and after the server has ended them.
@@ -286,16 +294,18 @@ func (m *groupsModel) act(s *groupsSession) error {
 		return try("select awa.configure_queue('q', jsonb_build_object('group_order', $1::text))",
 			[]string{"start", "strict", "halt"}[m.rand.IntN(3)])
 	case form < 26 && form > 22:
-		clear(m.starts)
-		return try("select awa.configure_queue('q', $1)", m.limit())
+		limit := m.limit()
+		m.changes(s, limit)
+		return try("select awa.configure_queue('q', $1)", limit)
 	case form == 26:
-		clear(m.starts)
 		limits := []string{`{"group_max_running": 1}`, `{"group_max_running": null}`, `{"group_rate": null}`,
-			`{"group_rate": {"jobs": 2, "per": "20 milliseconds"}}`, `{"group_max_running": 2}`}
+			`{"group_rate": {"jobs": 2, "per": "1 second"}}`, `{"group_max_running": 2}`}
 		if m.order != "start" {
 			limits = limits[:4]
 		}
-		return try("select awa.configure_group('q', $1, $2)", group, limits[m.rand.IntN(len(limits))])
+		limit := limits[m.rand.IntN(len(limits))]
+		m.changes(s, limit)
+		return try("select awa.configure_group('q', $1, $2)", group, limit)
 	case form == 27:
 		return try([]string{"select awa.pause_group('q', $1)",
 			"select awa.pause_group('q', $1, 'asked to', clock_timestamp() + interval '20 milliseconds')",
@@ -306,6 +316,14 @@ func (m *groupsModel) act(s *groupsSession) error {
 		return m.drops(s, name)
 	default:
 		return try("select awa.promote_due()")
+	}
+}
+
+// changes forgets what has begun by rates, where a session changes one: at once, and again when that is committed.
+func (m *groupsModel) changes(s *groupsSession, limit string) {
+	if strings.Contains(limit, "rate") {
+		s.rates = true
+		clear(m.starts)
 	}
 }
 
@@ -322,7 +340,7 @@ func (m *groupsModel) limit() string {
 		return fmt.Sprintf(`{"group_turns": %v}`, m.rand.IntN(2) == 0)
 	case 2:
 		return fmt.Sprintf(`{"%s": %s}`, []string{"rate", "group_rate"}[m.rand.IntN(2)], []string{"null", "null", "null",
-			`{"jobs": 3, "per": "30 milliseconds"}`, `{"jobs": 2, "per": "40 milliseconds", "burst": 3}`}[m.rand.IntN(5)])
+			`{"jobs": 3, "per": "1 second"}`, `{"jobs": 2, "per": "1 second", "burst": 3}`}[m.rand.IntN(5)])
 	default:
 		if m.order == "start" {
 			return fmt.Sprintf(`{"group_max_running": %s}`, []string{"1", "2", "3", "null"}[m.rand.IntN(4)])
@@ -362,13 +380,13 @@ type limits struct {
 	IsPaused        bool  `json:"is_paused"`
 }
 
-// A rate lets so many jobs begin in any stretch of so many seconds.
-type rate struct{ Most, Seconds float64 }
+// A rate lets Burst jobs begin at once, and then one in each step of so many seconds.
+type rate struct{ Burst, Step float64 }
 
 func (m *groupsModel) limits(s *session) (l limits, own map[string]limits) {
-	const asRate = `(select case when r is not null then jsonb_build_object('Most', (r ->> 'jobs')::float8 +
-		coalesce((r ->> 'burst')::float8, greatest(1, ceil((r ->> 'jobs')::float8 / 20))),
-		'Seconds', extract(epoch from (r ->> 'per')::interval)) end)`
+	const asRate = `(select case when r is not null then jsonb_build_object(
+		'Burst', coalesce((r ->> 'burst')::float8, greatest(1, ceil((r ->> 'jobs')::float8 / 20))),
+		'Step', extract(epoch from (r ->> 'per')::interval) / (r ->> 'jobs')::float8) end)`
 	var of, groups []byte
 	require.NoError(m, s.db.QueryRow(s.ctx, `
 		with rates(r, j) as (
@@ -440,7 +458,7 @@ func (m *groupsModel) claims(s *groupsSession, name int) error {
 			}
 		}
 		s.done.begun = append(s.done.begun, begun{a, at, of.GroupMaxRunning != nil, of.MaxRunning != nil,
-			of.GroupRate != nil, of.Rate != nil})
+			of.GroupRate, of.Rate})
 	}
 	m.checkSlots(s, got, l, own, order)
 	return nil
@@ -476,19 +494,31 @@ func (m *groupsModel) checkSlots(s *groupsSession, got []claimed, l limits, own 
 		if rate == nil {
 			continue
 		}
-		times := slices.Clone(m.starts[group])
+		starts := slices.Clone(m.starts[group])
 		for _, a := range s.done.begun {
-			if group == "" && a.rate || group != "" && group == m.groups[a.JobID] && a.rateOfGroup {
-				times = append(times, a.at)
+			if of := m.rateOf(a, group); of != nil {
+				starts = append(starts, start{a.at, *of})
 			}
 		}
-		for i, from := range times {
-			n := len(slices.DeleteFunc(slices.Clone(times[i:]), func(at time.Time) bool {
-				return at.Sub(from).Seconds() >= rate.Seconds
-			}))
-			require.LessOrEqual(m, float64(n), rate.Most, "more than the rate of %q lets begin, with %v", group, got)
+		for last, end := range starts {
+			for first := last; first >= 0 && starts[first].rate == *rate; first-- {
+				took := end.at.Sub(starts[first].at).Seconds()
+				require.LessOrEqual(m, float64(last-first+1), rate.Burst+took/rate.Step+0.001,
+					"more than the rate of %q lets begin within %v s, with %v", group, took, got)
+			}
 		}
 	}
+}
+
+// rateOf is the rate of a group, or of the queue: "", by which an attempt began; nil for none.
+func (m *groupsModel) rateOf(a begun, group string) *rate {
+	switch group {
+	case "":
+		return a.rate
+	case m.groups[a.JobID]:
+		return a.groupRate
+	}
+	return nil
 }
 
 // end ends a transaction.
@@ -504,7 +534,10 @@ func (m *groupsModel) end(s *groupsSession, how string) {
 		m.note("%d: %s prepared", name, how)
 		s.exec(how + " prepared 'p'")
 	}
-	clear(m.starts) // it may have changed a rate
+	if s.rates {
+		clear(m.starts)
+		s.rates = false
+	}
 	switch {
 	case err == nil && how == "commit":
 		m.committed(s)
@@ -524,12 +557,11 @@ func (m *groupsModel) committed(s *groupsSession) {
 		group := m.groups[a.JobID]
 		if group != "" {
 			m.holders[group] = a.JobID
-			if a.rateOfGroup {
-				m.starts[group] = append(m.starts[group], a.at)
-			}
 		}
-		if a.rate {
-			m.starts[""] = append(m.starts[""], a.at)
+		for _, key := range slices.Compact([]string{"", group}) {
+			if of := m.rateOf(a, key); of != nil {
+				m.starts[key] = append(m.starts[key], start{a.at, *of})
+			}
 		}
 		m.running = append(m.running, a)
 		if m.first[a.JobID] {
