@@ -292,7 +292,8 @@ func TestTextsRunNowhere(t *testing.T) {
 		next := []string{start}
 		next = append(next, eval[[]string](x, `(() => {
 			const all = [...document.querySelectorAll("main a")].map((a) => a.getAttribute("href"));
-			return [...all.filter((href) => /script/.test(href)), ...all.filter((href) => /^.job.[0-9]/.test(href)).slice(0, 1)];
+			return [...all.filter((href) => /script/.test(href)), 
+				...(location.pathname === "/jobs" ? all.filter((href) => /^.job.[0-9]/.test(href)).slice(0, 1) : [])];
 		})()`)...)
 		for _, path := range next {
 			kind, _, _ := strings.Cut(path, "=")

@@ -238,16 +238,25 @@ const (
 // axe runs rules of axe-core on the page, and returns what they find.
 func (x *tab) axe(rules string) (violations []string) {
 	x.t.Helper()
-	if !eval[bool](x, `"axe" in window`) {
-		source, err := os.ReadFile(axePath(x.t))
-		require.NoError(x.t, err, "install axe-core, as scripts/setup.sh test does")
-		eval[bool](x, string(source)+"; true")
-	}
-	found := eval[[]struct {
+	source, err := os.ReadFile(axePath(x.t))
+	require.NoError(x.t, err, "install axe-core, as scripts/setup.sh test does")
+	type violation struct {
 		ID, Help string
 		Nodes    []string
-	}](x, `axe.run({runOnly: `+rules+`, resultTypes: ["violations"], preload: false}).then((r) => r.violations.map((v) =>
-		({id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html + " " + n.failureSummary)})))`)
+	}
+	const show = `r.violations.map((v) =>
+		({id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html + " " + n.failureSummary)}))`
+	expression := string(source) + `; axe.run({runOnly: ` + rules +
+		`, resultTypes: ["violations"], preload: false}).then((r) => ` + show + `)`
+	var found []violation
+	for end := time.Now().Add(patience); ; { // again where another page came meanwhile
+		found, err = run(x, chromedp.Evaluate[[]violation](expression, chromedp.EvalAwaitPromise))
+		if err == nil || time.Now().After(end) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	require.NoError(x.t, err)
 	for _, v := range found {
 		violations = append(violations, fmt.Sprintf("%s: %s: %s", v.ID, v.Help, strings.Join(v.Nodes, "\n")))
 	}
