@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(88);
+select plan(90);
 
 -- Defaults
 create temp table made as select awa.enqueue(queue => pg_temp.q(), kind => 'plain') as id;
@@ -226,6 +226,12 @@ select cmp_ok(
   (select pg_sequence_last_value(format('awa.wake_clock_%s', to_hex(awa._queue_id(pg_temp.q()) >> 50))::regclass)),
   '>=',
   (extract(epoch from now()) * 200)::bigint - 1, 'its workers are woken');
+
+-- Whatever a session asks of plpgsql: a lane may have several rows in queues, as after a cancel
+select awa.cancel(awa.enqueue(:'queue', 'k')) \g /dev/null
+set local plpgsql.extra_errors = 'too_many_rows';
+select is(pg_temp.outcome(format('select awa.enqueue(%L, %L)', :'queue', 'k')), 'ok', 'the short way');
+select is(pg_temp.outcome(format('select awa.enqueue(%L, %L, priority => 2)', :'queue', 'k')), 'ok', 'the long way');
 
 select * from finish();
 rollback;

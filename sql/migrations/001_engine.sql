@@ -131,7 +131,8 @@ begin
 end
 $$;
 
--- One clock for each pass of maintenance (see the view passes). Sequences, so that moving them leaves no dead rows.
+-- One clock for each pass of maintenance (see the view passes), and how often it was cut off. Sequences, so that moving
+-- them leaves no dead rows, and so that a rollback does not turn them back.
 do $$
 declare
   v_pass text;
@@ -141,6 +142,9 @@ begin
     execute format('create sequence awa.pass_clock_%s', v_pass);
     execute format('comment on sequence awa.pass_clock_%s is %L', v_pass,
       'Microseconds since 1970: when ' || v_pass || ' succeeded last, to the second');
+    execute format('create sequence awa.pass_cuts_%s minvalue 0 start 0', v_pass);
+    execute format('comment on sequence awa.pass_cuts_%s is %L', v_pass,
+      'How often ' || v_pass || ' takes half as many jobs, since it did not come to its end');
   end loop;
 end
 $$;

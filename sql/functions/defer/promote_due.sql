@@ -21,6 +21,7 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set lock_timeout = 0
 as $$
 begin
   if coalesce(max_jobs, 4096) not between 1 and 10000 then
@@ -49,6 +50,7 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set lock_timeout = 0
 as $$
 declare
   v_max int := coalesce(max_jobs, 4096);
@@ -278,7 +280,8 @@ comment on function awa._promote_past is 'Promotes due jobs, and goes on behind 
 -- Returns how many it promoted; whether it met as many as it may, or had no time for all; when the last of them was
 -- due, and its id; those that were refused, with the first error; whether it has left one of these, since it can't be
 -- put off; and the resource that the server lacks, if any.
--- Locks: the rows of these jobs, until the transaction ends. Skips rows that others hold.
+-- Locks: the rows of these jobs, until the transaction ends. Skips rows that others hold. Changes lock_timeout: the
+-- calling function has to have a SET clause for it.
 create or replace function awa._promote(
   due_from timestamptz,
   from_id bigint,
@@ -334,13 +337,16 @@ begin
   run_at := v_times[cardinality(v_times)];
   job_id := v_due[cardinality(v_due)];
   begin
+    perform set_config('lock_timeout', '10', true); -- a user's trigger may wait for another session
     promoted := awa._make_ready(v_due, v_expired);
+    perform set_config('lock_timeout', '0', true);
     return;
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if; -- one by one
   end;
+  perform set_config('lock_timeout', '1', true);
   v_end := clock_timestamp() + most;
   for v_nth in 1..cardinality(v_due) loop
     if v_nth > 1 and clock_timestamp() > v_end then
@@ -385,6 +391,7 @@ begin
       end;
     end;
   end loop;
+  perform set_config('lock_timeout', '0', true);
 end
 $$;
 comment on function awa._promote is 'Promotes due jobs, and puts off those that can''t be promoted';

@@ -78,7 +78,8 @@ begin
    where q.queue_id = v_queue_id
      and q.lane = v_lane
      and q.dropped_at is null
-     and q.may_expire >= (expires_at is not null);
+     and q.may_expire >= (expires_at is not null)
+   limit 1; -- it may have several rows
   if v_is_in_use is null then
     perform awa._check_name('queue', queue);
     perform awa._use_lanes(array[v_lane], queue, expiring => expires_at is not null);

@@ -59,7 +59,8 @@ begin
       v_lane := awa._lane(v_queue_id, v_priority, floor(random() * v_shards)::int);
     end if;
     select true into v_is_in_use
-      from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
+      from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null
+     limit 1; -- it may have several rows
     select r.current_segment, r.is_original into v_segment, v_is_original from awa._checked_ring r;
     if v_is_in_use and v_is_original then
       if v_max_depth is not null then

@@ -126,7 +126,8 @@ comment on function awa._lock_some is
 
 -- Moves entries to the current segment, but for those that the server can't read, or whose rows it refuses.
 -- Returns how many it moved, the jobs that it left for one of these reasons, and the last refusal.
--- Raises the error of a resource that the server lacks, such as memory, where none was moved.
+-- Raises the error of a resource that the server lacks, such as memory, where none was moved. Changes lock_timeout: the
+-- calling function has to have a SET clause for it.
 -- Why: one by one after an error, since the rest must not wait for one job.
 create or replace function awa._move_most(
   segment smallint,
@@ -144,11 +145,14 @@ declare
 begin
   unreadable := '{}';
   refused := '{}';
+  perform set_config('lock_timeout', '10', true); -- a user's trigger may wait for another session
   moved := awa._move_entries(segment, entries);
+  perform set_config('lock_timeout', '0', true);
 exception when others then
-  if sqlstate = '55P03' or not awa._is_about_a_row(sqlstate) then
+  if not awa._is_about_a_row(sqlstate) then
     raise;
   end if;
+  perform set_config('lock_timeout', '1', true);
   moved := 0;
   foreach v_entry in array entries loop
     begin
@@ -167,6 +171,7 @@ exception when others then
       end if;
     end;
   end loop;
+  perform set_config('lock_timeout', '0', true);
   if moved = 0 then
     perform awa._fail_for(v_lack);
   end if;

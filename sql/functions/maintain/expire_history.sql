@@ -49,7 +49,7 @@ comment on function awa.expire_history is
 
 -- Removes ended jobs that are past their retention, but for rows that others hold; returns how many.
 -- Either completed ones with rows of their own, or the others. Where that fails, it removes some of them one by one, at
--- random, for a second.
+-- random, for a second. Changes lock_timeout: the calling function has to have a SET clause for it.
 -- Why: the rest must not wait for rows that a user's trigger keeps, also where these are more than one call takes.
 create or replace function awa._expire(completed boolean) returns bigint
 language plpgsql
@@ -64,6 +64,7 @@ declare
   v_refusal text;
   v_lack text[];
 begin
+  perform set_config('lock_timeout', '10', true); -- a user's trigger may wait for another session
   begin
     return awa._remove_done(v_states, awa._past_retention(completed));
   exception when others then
@@ -71,6 +72,7 @@ begin
       raise;
     end if;
   end;
+  perform set_config('lock_timeout', '1', true);
   v_until := clock_timestamp() + awa._budget('1 second', 8);
   foreach v_job_id in array awa._some_past_retention(completed) loop
     exit when clock_timestamp() > v_until;

@@ -29,7 +29,7 @@ as $$
 declare
   v_timeout interval;
   v_end pg_catalog.timestamptz; -- null where there is none
-  v_is_short boolean; -- there is a limit that one holds for each batch
+  v_limit interval; -- for each batch; null where there is none
   v_max int;
   v_passes pg_catalog.text[];
   v_first int;
@@ -48,12 +48,10 @@ begin
   set local search_path = pg_catalog, pg_temp; -- before anything that calls a function or an operator
   v_timeout := nullif(current_setting('statement_timeout')::interval, '0');
   v_end := statement_timestamp() + v_timeout;
-  v_is_short := coalesce(least(v_timeout,
-    nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds',
-    false);
-  v_max := case when v_is_short then 500 end;
+  v_limit := least(v_timeout, nullif(current_setting('transaction_timeout', true)::interval, '0'));
+  v_max := case when v_limit < '10 seconds' then 500 end;
   v_passes := array(select p.pass from awa.passes p order by p.position);
-  v_first := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
+  v_first := case when v_limit is not null then floor(random() * cardinality(v_passes))::int else 0 end;
   v_took := array_fill(interval '0', array[cardinality(v_passes)]);
   v_longest := coalesce(v_timeout / 20, '0');
   v_passes := v_passes[v_first + 1:] || v_passes[:v_first];
