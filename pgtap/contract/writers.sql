@@ -36,6 +36,7 @@ insert into writers values
   ('group_states', '_put_aside', 'those of new entries, in the statement that reads them'),
   ('group_states', '_take_turns_back', 'many in one statement'),
   ('group_states', '_admit_part', 'those of new entries, in the statement that reads them'),
+  ('group_states', '_hold_if_idle', 'that of one job that is put off, which may have none'),
   ('group_states', '_change_holders', 'the jobs for which groups are reserved: many in one statement'),
   ('group_states', '_recount_limits', 'all, after a restore'),
   ('heirs', '_take_key', null),

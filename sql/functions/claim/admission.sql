@@ -91,12 +91,15 @@ $$;
 comment on function awa._has_entries is 'Whether a part of a window has entries. They may be buried';
 
 -- Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups.
--- As far as there is room for jobs and bytes. claim: the row to append, without the values of its entries.
+-- As far as there is room for jobs and bytes. Of the others it copies 8 kB for each of max_entries, and one at least.
+-- claim: the row to append, without the values of its entries. Its bytes have a 64th of those of jobs that do not
+-- begin: 12 MB of these use up the usual byte budget. Where none begins, they are those of the others: see _scanned.
+-- one_by_one: see _admit_each.
 -- Locks: the states that it replaces, tried.
 create or replace function awa._admit_part(
   queue text, shard bigint, lane bigint, part awa._window_row, cleaned smallint, cleaned_until pg_snapshot,
   max_entries int, room int, room_bytes bigint, is_first boolean, settings awa.queue_settings, has_own boolean,
-  claim awa.lease_claims
+  claim awa.lease_claims, one_by_one boolean
 ) returns setof awa.claimed_job_row
 language plpgsql
 as $$
@@ -106,7 +109,10 @@ begin
   claim.lane_seq := part.lane_seq + 1;
   claim.hi := part.hi;
   claim.lo := part.lo;
-  if max_entries = 1 and is_first and not has_own and settings.group_rate is null and settings.group_turns is not true
+  if one_by_one then
+    return query select * from awa._admit_each(queue, shard, lane, part, cleaned, cleaned_until, max_entries, room,
+      room_bytes, is_first, settings, has_own, claim);
+  elsif max_entries = 1 and is_first and settings.group_rate is null and (has_own or settings.group_turns) is not true
   then
     return query
       select * from awa._admit_first(queue, shard, part, cleaned, cleaned_until, settings.group_max_running, claim);
@@ -114,21 +120,23 @@ begin
       return;
     end if;
   end if;
-  if not awa._has_entries(lane, part, cleaned, cleaned_until) then
+  if one_by_one or not awa._has_entries(lane, part, cleaned, cleaned_until) then
     return;
   end if;
   return query
     with decided as materialized (
       select d.*, sum(d.takes) over through as jobs_through,
              sum(case when d.takes = 1 then d.size else 0 end) over through as bytes_through,
-             count(*) filter (where d.size is null) over through as expired_through
+             count(*) filter (where d.size is null) over through as expired_through,
+             sum(d.size * (1 - d.takes)) over through as aside_through
         from awa._admission(shard, lane, part, cleaned, cleaned_until, max_entries, awa._row_bytes(queue),
                settings, has_own, claim.claimed_at) d
       window through as (order by d.ordinality rows unbounded preceding)
     ), cut as materialized (
       select count(*)::int as entries, count(*) filter (where d.jobs_through - d.takes < room
                  and (d.bytes_through <= room_bytes or d.jobs_through = 0 or d.jobs_through = 1 and is_first)
-                 and (d.jobs_through * d.expired_through = 0 or not claim.holds_queue))::int as jobs -- see _fitting
+                 and (d.jobs_through * d.expired_through = 0 or not claim.holds_queue) -- see _fitting
+                 and (d.aside_through <= max_entries * 8192::bigint or d.ordinality = 1) is not false)::int as jobs
         from decided d
     ), changed as materialized (
       select d.group_id, (array_agg(d.row_id))[1] as row_id,
@@ -174,12 +182,7 @@ begin
                - case when lane & 7 = 0 or e.job_id = e.holder then 4611686018427387904 else 0 end,
              shard, e.group_id, e.job_id, shard << 3 | e.priority, e.ready_at, coalesce(e.created_at, e.ready_at),
              e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key,
-             e.expires_at, e.progress, case when e.created_at is not null then ( -- otherwise it is new
-               select r.errors
-                 from awa.ready_entries r
-                where r.lane = lane and r.xid = e.xid and r.job_id = e.job_id
-                limit 1
-             ) end
+             e.expires_at, e.progress, case when e.created_at is not null then awa._errors_of(lane, e.xid, e.job_id) end
         from (
           select d.*
             from cut c
@@ -192,10 +195,10 @@ begin
                or f.jobs < f.entries, f.xids, f.job_ids, f.keys, f.groups, f.bytes, f.aside, f.expired) as claim_id
         from (
           select c.entries, c.jobs, array_agg(d.xid order by d.ordinality) as xids,
-                 array_agg(d.job_id order by d.ordinality) as job_ids, coalesce(sum(d.size * d.takes), 0) as bytes,
+                 array_agg(d.job_id order by d.ordinality) as job_ids,
+                 case max(d.takes) when 1 then sum(d.size >> 6 - 6 * d.takes) else sum(d.size) end as bytes,
                  array_agg(case when d.takes = 1 then d.unique_key end order by d.ordinality) as keys,
-                 array_agg(case when d.takes = 1 and d.max_running is not null then d.group_id end
-                   order by d.ordinality) as groups,
+                 array_agg(case when d.takes * d.max_running > 0 then d.group_id end order by d.ordinality) as groups,
                  array_agg(d.ordinality - 1) filter (where d.size is null) as expired,
                  array_agg((d.ordinality - 1)::smallint) filter (where d.takes = 0 and d.size is not null) as aside
             from cut c
@@ -215,6 +218,125 @@ end
 $$;
 comment on function awa._admit_part is
   'Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups';
+
+-- Takes the entries of a part of a window as _admit_part does, where the server has refused a row.
+-- That is most often because of a user's trigger. It takes twice as many as the last time; where that fails, one. An
+-- entry that is refused by itself is put off.
+-- Not for a resource that the server lacks, or another session that is in the way.
+create or replace function awa._admit_each(
+  queue text, shard bigint, lane bigint, part awa._window_row, cleaned smallint, cleaned_until pg_snapshot,
+  max_entries int, room int, room_bytes bigint, is_first boolean, settings awa.queue_settings, has_own boolean,
+  claim awa.lease_claims
+) returns setof awa.claimed_job_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_many int;
+  v_refusal text;
+begin
+  foreach v_many in array array[awa._at_once(lane, part.lane_seq, claim.claimed_at, max_entries), 1] loop
+    begin
+      return query
+        select * from awa._admit_part(queue, shard, lane, part, cleaned, cleaned_until, v_many, room, room_bytes,
+          is_first, settings, has_own, claim, false);
+      return;
+    exception when others then
+      v_refusal := awa._refusal_of_one(sqlerrm, sqlstate);
+      if v_refusal is null then
+        raise;
+      end if;
+    end;
+    exit when v_many = 1;
+  end loop;
+  perform awa._put_off_entry(shard, lane, part, cleaned, cleaned_until, claim, v_refusal);
+end
+$$;
+comment on function awa._admit_each is
+  'Takes the entries of a part of a window as _admit_part does, where the server has refused a row';
+
+-- How many entries of a lane a claim looks at next, after one that was refused: twice as many as the last time.
+create or replace function awa._at_once(lane bigint, lane_seq bigint, claimed_at timestamptz, most int) returns int
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return least(most, coalesce((
+    select 2 * cardinality(c.job_ids)
+      from awa.lease_claims c
+     where c.lane = lane and c.lane_seq = lane_seq and c.claimed_at = claimed_at and c.job_ids <> '{}'
+     limit 1
+  ), 1));
+end
+$$;
+comment on function awa._at_once is
+  'How many entries of a lane a claim looks at next, after one that was refused: twice as many as the last time';
+
+-- Puts off the first entry of a part of a window, by a claim of its own, since the server refuses a row of it.
+-- Where it can't be put off either, it is an attempt of nobody that rescue ends in ten seconds.
+-- Why: the cursor has to pass it, or no claim comes to the jobs behind it.
+create or replace function awa._put_off_entry(
+  shard bigint,
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  claim awa.lease_claims,
+  refusal text
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_entry record;
+  v_receipt bigint;
+begin
+  select e.xid, e.job_id, e.group_key into v_entry
+    from awa._read_part(lane, cleaned, cleaned_until, part.at_xid, part.at_id, part.to_xid, part.hi, part.is_buried,
+           part.most, 1) e;
+  claim.lane := lane;
+  claim.lane_seq := part.lane_seq + 1;
+  claim.hi := part.hi;
+  claim.lo := part.lo;
+  claim.lease_until := clock_timestamp() + interval '10 seconds';
+  claim.deadline_at := null;
+  claim.worker_id := null;
+  claim.holds_queue := false;
+  v_receipt := awa._append_limited(claim, true, array[v_entry.xid], array[v_entry.job_id], '{}', '{}', 0, null, null)
+    << 12;
+  begin
+    perform awa._put_off_item(v_receipt, 'put it in line', refusal);
+    perform awa._hold_if_idle(shard, awa._group_id(v_entry.group_key), v_entry.job_id)
+      where v_entry.group_key is not null;
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+  end;
+end
+$$;
+comment on function awa._put_off_entry is
+  'Puts off the first entry of a part of a window, by a claim of its own, since the server refuses a row of it';
+
+-- Warns of the jobs that a claim has put off since the server refuses to put them in line.
+create or replace function awa._warn_put_off(terms awa._terms_row, refusal text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._warn_refused(array(
+      select c.job_ids[1]
+        from unnest(terms.lanes) l(lane)
+       cross join lateral (
+          select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 2000
+        ) c
+       where c.claimed_at = terms.claimed_at
+         and (
+           select true from awa.lease_claim_closures k where k.claim_id = c.claim_id and k.outcome = 'snoozed' limit 1)
+    ), 'can''t wait for its group', refusal);
+end
+$$;
+comment on function awa._warn_put_off is
+  'Warns of the jobs that a claim has put off since the server refuses to put them in line';
 
 -- Takes the first entry of a part of a window, where its group has room, and no line.
 -- Returns nothing where it is another case: see _admit_part. group_max_running: the limit of each group.
@@ -303,7 +425,7 @@ begin
   claim.pos_xid := xids[v_size];
   claim.pos_id := job_ids[v_size];
   claim.lo := case when goes_on then claim.lo end;
-  claim.bytes := least(bytes, 2147483647);
+  claim.bytes := least(coalesce(bytes, 0), 2147483647);
   claim.job_ids := job_ids;
   claim.holds_keys := array_remove(keys, null) <> '{}';
   if array_remove(groups, null) <> '{}' then

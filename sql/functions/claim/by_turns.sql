@@ -60,7 +60,7 @@ begin
     v_is_all := true;
     v_jobs := least(2000 - v_scanned, greatest(200 * least(room, 10), v_scanned)); -- to be read
     foreach v_lane in array v_lanes loop
-      v_read := awa._line_up(shard, v_lane, now, terms, claim, v_jobs);
+      v_read := awa._line_up(shard, v_lane, now, terms, claim, v_jobs, one_by_one);
       v_dealt := v_dealt || v_read.lanes
         || awa._pass_turns(shard, v_read.fresh, null, false, settings, has_own, terms.claimed_at, is_again => false)
         || awa._pass_turns(shard, v_read.held, null, false, settings, has_own, terms.claimed_at);
@@ -129,6 +129,7 @@ comment on function awa._take_by_turns is
 -- An entry counts for one in each 8 kB.
 -- Returns how many it has read, counted so; whether none are left; the groups that are to get turns, since they had no
 -- line (fresh) or are reserved for one of these jobs (held); and the lanes in which jobs without a group got theirs.
+-- one_by_one: see _put_aside_each; 2,000 entries count as read once its time is over.
 create or replace function awa._line_up(
   shard bigint,
   lane bigint,
@@ -136,6 +137,7 @@ create or replace function awa._line_up(
   terms awa._terms_row,
   claim awa.lease_claims,
   max_entries int,
+  one_by_one boolean,
   out entries int,
   out is_read boolean,
   out fresh bigint[],
@@ -161,8 +163,13 @@ begin
       v_window := awa._late_part(lane, v_window, terms.cleaned, terms.cleaned_until);
     end if;
     if awa._has_entries(lane, v_window, terms.cleaned, terms.cleaned_until) then
-      v_part := awa._put_aside(shard, lane, v_window, terms.cleaned, terms.cleaned_until,
-        least(max_entries - entries, 960), claim);
+      if one_by_one then
+        v_part := awa._put_aside_each(shard, lane, v_window, terms.cleaned, terms.cleaned_until,
+          least(max_entries - entries, 960), claim);
+      else
+        v_part := awa._put_aside(shard, lane, v_window, terms.cleaned, terms.cleaned_until,
+          least(max_entries - entries, 960), claim);
+      end if;
       fresh := fresh || v_part.fresh;
       held := held || v_part.held;
       lanes := lanes || v_part.lanes;
@@ -172,6 +179,9 @@ begin
       terms.has_others, terms.began_at);
     entries := entries + greatest(v_window.passed, v_large);
     is_read := v_window.is_read;
+    if one_by_one and not is_read and clock_timestamp() > terms.began_at + awa._budget('1 second', 4) then
+      entries := 2000;
+    end if;
   end loop;
 end
 $$;
@@ -254,12 +264,7 @@ begin
     select nextval('awa.waiting_ids') - case when e.job_id = any(h.job_ids) then 4611686018427387904 else 0 end,
            shard, e.group_id, e.job_id, shard << 3 | e.priority, e.ready_at, coalesce(e.created_at, e.ready_at),
            e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key,
-           e.expires_at, e.progress, case when e.created_at is not null then ( -- otherwise it is new
-             select r.errors
-               from awa.ready_entries r
-              where r.lane = lane and r.xid = e.xid and r.job_id = e.job_id
-              limit 1
-           ) end
+           e.expires_at, e.progress, case when e.created_at is not null then awa._errors_of(lane, e.xid, e.job_id) end
       from (select array_agg(c.holder) as job_ids from changed c where c.is_held) h
      cross join (select * from entries e where not e.is_expired order by e.ordinality) e
     returning waiting_id, limited_jobs.lane as of_lane, group_id

@@ -1,7 +1,7 @@
 -- Claims from a queue that has, or had, limits.
 
 -- Takes jobs from a queue with limits: see _take_limited.
--- Where the server refuses one of them, because of a user's trigger, it begins those that were in line one by one.
+-- Where the server refuses a row of one of them, because of a user's trigger, it takes them one by one.
 create or replace function awa._claim_limited(
   queue text,
   shard bigint,
@@ -22,6 +22,7 @@ exception when others then
     raise;
   end if;
   return query select * from awa._take_limited(queue, shard, now, terms, max_jobs, worker_id, true);
+  perform awa._warn_put_off(terms, awa._refusal(sqlerrm, sqlstate));
 end
 $$;
 comment on function awa._claim_limited is 'Takes jobs from a queue with limits: see _take_limited';
@@ -130,14 +131,14 @@ begin
         return query select * from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
           awa._to_read(v_room + case v_room when 1 then least(v_scanned, 50) else 50 end, v_jobs + v_window.passed,
             v_claim.holds_queue and v_scanned > 0, 450), v_room, v_bytes, v_room = v_limits.most, v_settings,
-          v_limits.has_own, v_claim);
+          v_limits.has_own, v_claim, one_by_one);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         exit rounds when v_room = 0;
         v_window := awa._next_part(terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
           terms.cleaned, terms.cleaned_until, true, terms.has_others, terms.began_at);
-        v_bytes := v_bytes - v_window.bytes;
-        v_scanned := v_scanned + v_jobs + v_window.passed;
+        v_bytes := v_bytes - case when v_jobs > 0 then v_window.bytes else 0 end;
+        v_scanned := v_scanned + awa._scanned(v_jobs, v_window, case when one_by_one then terms.began_at end);
         exit rounds when v_window.is_full;
         exit when v_window.is_read;
       end loop;
@@ -158,6 +159,72 @@ end
 $$;
 comment on function awa._take_limited is
   'Takes up to max_jobs jobs of a shard that the caller has locked, as the limits of its queue allow';
+
+-- For how many entries a part of a window counts from which a claim took so many jobs, of 2,000 that it may read.
+-- Where all were put aside, they count for one in each 8 kB. began_at, where the claim goes one by one: for all, once
+-- its time is over.
+create or replace function awa._scanned(jobs int, part awa._window_row, began_at timestamptz) returns int
+language plpgsql
+as $$
+begin
+  return case
+    when began_at is not null and clock_timestamp() > began_at + awa._budget('1 second', 4) then 2000
+    when jobs = 0 then greatest(part.passed, least(part.bytes / 8192, 2000))
+    else jobs + part.passed
+  end;
+end
+$$;
+comment on function awa._scanned is
+  'For how many entries a part of a window counts from which a claim took so many jobs, of 2,000 that it may read';
+
+-- Puts entries into the lines of their groups as _put_aside does, where the server has refused a row.
+-- As _admit_each does it.
+create or replace function awa._put_aside_each(
+  shard bigint,
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  max_entries int,
+  claim awa.lease_claims,
+  out fresh bigint[],
+  out held bigint[],
+  out lanes bigint[],
+  out bytes bigint
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_many int;
+  v_part record;
+  v_refusal text;
+begin
+  foreach v_many in array array[awa._at_once(lane, part.lane_seq, claim.claimed_at, max_entries), 1] loop
+    begin
+      v_part := awa._put_aside(shard, lane, part, cleaned, cleaned_until, v_many, claim);
+      fresh := v_part.fresh;
+      held := v_part.held;
+      lanes := v_part.lanes;
+      bytes := v_part.bytes;
+      return;
+    exception when others then
+      v_refusal := awa._refusal_of_one(sqlerrm, sqlstate);
+      if v_refusal is null then
+        raise;
+      end if;
+    end;
+    exit when v_many = 1;
+  end loop;
+  perform awa._put_off_entry(shard, lane, part, cleaned, cleaned_until, claim, v_refusal);
+  fresh := '{}';
+  held := '{}';
+  lanes := '{}';
+  bytes := 0;
+end
+$$;
+comment on function awa._put_aside_each is
+  'Puts entries into the lines of their groups as _put_aside does, where the server has refused a row';
 
 -- The bytes of the fixed columns of a claimed row, in text format.
 create or replace function awa._row_bytes(queue text) returns int

@@ -196,6 +196,19 @@ $$;
 comment on function awa._check_found is
   'Raises XX001 where attempts were not found, or warns: their entries are missing';
 
+-- The errors of the job of an entry.
+create or replace function awa._errors_of(lane bigint, xid xid8, job_id bigint) returns jsonb
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return (
+    select e.errors from awa.ready_entries e where e.lane = lane and e.xid = xid and e.job_id = job_id limit 1
+  );
+end
+$$;
+comment on function awa._errors_of is 'The errors of the job of an entry';
+
 -- The errors of a job with one more.
 -- The first 20 and the last 20 are kept, and between them an object with the number that were left out. by names the
 -- source of a cancel.

@@ -116,6 +116,42 @@ $$;
 comment on function awa._change_holders is
   'Reserves groups for the jobs that come again, and lets go of those reserved for jobs that do not';
 
+-- Reserves a group in order for a job that can't be put in line, where no other job of the group is before it.
+-- The caller has locked the shard.
+-- Locks: the state that it replaces, tried.
+-- Why: where others are before it, they would wait for it, or lose their own places to it: it comes again as a new job.
+create or replace function awa._hold_if_idle(shard bigint, group_id bigint, job_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  with idle as materialized (
+    select s.*
+      from awa.queue_settings q
+      left join lateral awa._group_state(shard, group_id) s on true
+     where q.queue_id = shard >> 6
+       and q.group_order <> 'start'
+       and coalesce(s.running, 0) = 0
+       and (s.has_line or s.has_front or s.holder is not null) is not true
+  ), gone as (
+    delete from awa.group_states s where s.ctid = any(array(
+      select s.ctid
+        from awa.group_states s
+       where s.ctid = any(array(select i.row_id from idle i))
+         for update skip locked -- fold may be removing it: it counts no more
+    ))
+  )
+  insert into awa.group_states
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+     opens_at)
+  select shard, group_id, nextval('awa.state_ids'), 0, false, false, coalesce(i.taken, 0),
+         coalesce(i.front_taken, -9223372036854775808), job_id, i.next_at, coalesce(i.rate_turns, 0), i.opens_at
+    from idle i;
+end
+$$;
+comment on function awa._hold_if_idle is
+  'Reserves a group in order for a job that can''t be put in line, where no other job of the group is before it';
+
 -- Lets go of the groups of a shard that are not reserved under another order; returns them.
 -- Locks: the states that it replaces, tried.
 -- Why: after a change of the order. A job for which its group is reserved under both stays its holder.

@@ -118,18 +118,49 @@ begin
   perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', 'scheduled')
      from unnest(v_jobs) g
     where g.unique_key is not null;
-  perform awa._defer(v_attempts, 'scheduled',
-    array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(v_attempts) a),
-    array(
-      select jsonb_set(awa._add_error(a.errors, a.attempt, format('to %s it was refused: %s', deed, error)),
-               '{-1,put_off}', 'true')
-        from unnest(v_attempts) a
-    ),
-    counts => true);
+  perform awa._defer_refused(v_attempts, deed, error);
 end
 $$;
 comment on function awa._put_off_limited is
   'Puts off a job that waits for its group, since the server refuses to begin it, or to cancel it when it has expired';
+
+-- Writes the rows of jobs that are put off since the server refuses a deed.
+-- attempts: the last ones before these.
+create or replace function awa._defer_refused(attempts awa.leases[], deed text, error text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._defer(attempts, 'scheduled',
+    array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(attempts) a),
+    array(
+      select jsonb_set(awa._add_error(a.errors, a.attempt, format('to %s it was refused: %s', deed, error)),
+               '{-1,put_off}', 'true')
+        from unnest(attempts) a
+    ),
+    counts => true);
+end
+$$;
+comment on function awa._defer_refused is
+  'Writes the rows of jobs that are put off since the server refuses a deed';
+
+-- Puts off the job of an item of a claim that nobody was given, since the server refuses a deed.
+create or replace function awa._put_off_item(receipt bigint, deed text, error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_attempts awa.leases[];
+begin
+  perform awa._take_items(array[receipt], 'snoozed', begun => false);
+  v_attempts := awa._look_up(array[receipt]);
+  perform awa._defer_refused(array(select awa._unbegun(a) from unnest(v_attempts) a), deed, error);
+  perform awa._change_state(array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key), 'available', 'scheduled')
+     from unnest(v_attempts) a
+    where a.unique_key is not null;
+end
+$$;
+comment on function awa._put_off_item is
+  'Puts off the job of an item of a claim that nobody was given, since the server refuses a deed';
 
 -- Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back; returns the job.
 -- Where it can't be put off either, its turn goes to the end of its lane. It keeps its place in a group in order.

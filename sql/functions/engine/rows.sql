@@ -43,6 +43,21 @@ language sql immutable
 return format('%s (SQLSTATE %s)', left(message, 1000), sqlstate);
 comment on function awa._refusal is 'An error in words, as errors of jobs and health show it';
 
+-- An error in words, where one row is refused.
+-- Null where another session was in the way, or the server lacks a resource.
+create or replace function awa._refusal_of_one(message text, sqlstate text) returns text
+language plpgsql stable
+as $$
+begin
+  if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) or awa._lack(message, sqlstate) is not null then
+    return null;
+  end if;
+  return awa._refusal(message, sqlstate);
+end
+$$;
+comment on function awa._refusal_of_one is
+  'An error in words, where one row is refused';
+
 -- Warns, in the log of the server, of jobs that the server refuses, or can't read: of all in one record.
 -- Why: they come again in each pass, and there may be thousands.
 create or replace function awa._warn_refused(job_ids bigint[], what text, error text) returns void
