@@ -118,3 +118,24 @@ func TestPassesBesideALockOfATrigger(t *testing.T) {
 		})
 	}
 }
+
+// Nor does cancel_expired keep a queue for as long as a slow trigger needs for all jobs that it has found.
+func TestCancelExpiredIsBounded(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.slowFor(0.02, "done_entries") // 12 s for all
+	s.exec("select awa.enqueue_many('q', 'slow', array_fill('{}'::jsonb, array[600]), " +
+		"expires_at => now() + interval '1 day')")
+	s.exec("update awa.ready_entries set expires_at = now() - interval '1 second'")
+	s.exec("set statement_timeout = '6s'")
+	for range 2 {
+		cancelled := one[int](s, "select cancelled from awa.cancel_expired()")
+		require.Positive(t, cancelled)
+		require.Less(t, cancelled, 100)
+	}
+	s.exec("drop trigger sleep on awa.done_entries")
+	for one[int](s, "select cancelled from awa.cancel_expired()") > 0 {
+	}
+	require.Equal(t, 600, one[int](s, "select count(*) from awa.done_entries where state = 'cancelled'"))
+	s.balanced()
+}

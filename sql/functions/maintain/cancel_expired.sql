@@ -32,6 +32,7 @@ declare
   v_lanes bigint[];
   v_lane bigint;
   v_found record;
+  v_each record;
   v_left int := 50000;
   v_is_locked boolean := false;
   v_cancelled bigint := 0;
@@ -60,7 +61,11 @@ begin
     exit when v_is_locked or v_left <= 0;
   end loop;
   if v_is_locked then
-    v_cancelled := v_cancelled + awa._expire_each(v_lane, v_found.entries);
+    v_each := awa._expire_each(v_lane, v_found.entries);
+    v_cancelled := v_cancelled + v_each.cancelled;
+    if v_each.left_over > 0 then
+      v_at := v_found.entries[cardinality(v_found.entries) - v_each.left_over]; -- the next call takes these
+    end if;
   end if;
   if v_cancelled = 0 then
     perform awa._fail_for(v_lines.lack);
@@ -201,38 +206,56 @@ $$;
 comment on function awa._find_expired is
   'The entries of a lane, after a place, whose jobs have expired, at most max_jobs; and how far it has looked';
 
--- Cancels expired jobs, but for those that others hold; returns how many.
--- Where that fails it cancels them one by one, at random, for a tenth of a second. A session that is changing one of
--- them in an open transaction has buried it; this waits for milliseconds.
+-- Cancels expired jobs, but for those that others hold; returns how many, and of how many it had no time for.
+-- In parts, each twice as large as the one before, up to 32, for half a second. Where a part fails it cancels the rest
+-- one by one, at random, for a tenth of a second. A session that is changing one of them in an open transaction has
+-- buried it; this waits for milliseconds.
 -- Raises the error of a resource that the server lacks, where it could cancel no job for that.
--- Why: where more are refused than it has time for, the next call comes to others.
-create or replace function awa._expire_each(lane bigint, entries awa._place[]) returns bigint
+-- Why: no worker claims from the shard meanwhile. Where more are refused than it has time for, the next call comes to
+-- others.
+create or replace function awa._expire_each(
+  lane bigint,
+  entries awa._place[],
+  out cancelled bigint,
+  out left_over int
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_until timestamptz;
+  v_until timestamptz := awa._step_end(clock_timestamp(), '500 milliseconds', 4);
+  v_many int := 1;
   v_entry awa._place;
-  v_cancelled bigint := 0;
+  v_has_failed boolean := false;
   v_refused bigint[] := '{}';
   v_refusal text;
   v_lack text[];
 begin
+  cancelled := 0;
+  left_over := 0;
   perform set_config('lock_timeout', '10', true);
-  begin
-    v_cancelled := awa._expire_ready(lane, entries);
+  while entries <> '{}' and not v_has_failed and (v_many = 1 or clock_timestamp() < v_until) loop
+    begin
+      cancelled := cancelled + awa._expire_ready(lane, entries[: v_many]);
+      entries := entries[v_many + 1 :];
+      v_many := least(v_many * 2, 32);
+    exception when others then
+      if sqlstate <> '55P03' and not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      v_has_failed := true; -- one by one
+    end;
+  end loop;
+  if not v_has_failed then
+    left_over := cardinality(entries);
     entries := '{}';
-  exception when others then
-    if sqlstate <> '55P03' and not awa._is_about_a_row(sqlstate) then
-      raise;
-    end if; -- one by one
-  end;
+  end if;
   perform set_config('lock_timeout', '1', true);
-  v_until := clock_timestamp() + awa._budget('100 milliseconds', 4);
+  v_until := awa._step_end(clock_timestamp(), '100 milliseconds', 4);
   for v_entry in select e.* from unnest(entries) e order by random() loop
     exit when clock_timestamp() > v_until;
     begin
-      v_cancelled := v_cancelled + awa._expire_ready(lane, array[v_entry]);
+      cancelled := cancelled + awa._expire_ready(lane, array[v_entry]);
     exception when others then
       continue when awa._is_passing(sqlstate);
       if not awa._is_about_a_row(sqlstate) then
@@ -245,13 +268,13 @@ begin
   end loop;
   perform awa._warn_refused(v_refused, 'has expired, and can''t be cancelled', v_refusal);
   perform set_config('lock_timeout', '0', true);
-  if v_cancelled = 0 then
+  if cancelled = 0 then
     perform awa._fail_for(v_lack);
   end if;
-  return v_cancelled;
 end
 $$;
-comment on function awa._expire_each is 'Cancels expired jobs, but for those that others hold; returns how many';
+comment on function awa._expire_each is
+  'Cancels expired jobs, but for those that others hold; returns how many, and of how many it had no time for';
 
 -- Cancels expired jobs that are available, under the lock of their shard, which the caller has taken.
 -- Returns how many. Leaves those that were claimed, or buried, before the lock was taken.
