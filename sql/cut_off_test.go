@@ -82,6 +82,10 @@ func TestPassesBesideALockOfATrigger(t *testing.T) {
 			"select awa.cancel(awa.enqueue('q', k)) from unnest('{bad,good,bad,good}'::text[]) k",
 			"select awa.expire_history()",
 			"select 2 - count(*) from awa.jobs where kind = 'good'"},
+		{"materialize", "before insert on awa.leases",
+			"select awa.enqueue('q', k) from unnest('{bad,good,bad,good}'::text[]) k",
+			"select awa.materialize(older_than => '0') from (select count(*) from awa.claim('q', 10)) c",
+			"select count(*) from awa.leases where kind = 'good'"},
 		{"prune_oldest", "before insert on awa.ready_entries",
 			"select awa.enqueue_many('q', k, array_fill('{}'::jsonb, array[n])) from " +
 				"(values ('bad', 2), ('good', 1500)) v(k, n)",

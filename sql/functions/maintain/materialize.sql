@@ -48,6 +48,7 @@ begin
          or o.claimed_at > v_now + interval '1 second') -- by a clock that was ahead: rescue corrects the rows
      order by o.receipt);
   v_until := awa._step_end(clock_timestamp(), '1 second', 4);
+  perform set_config('lock_timeout', '50', true); -- a user's trigger may wait for another session
   while v_at <= cardinality(v_open) and v_materialized < v_max and (v_at = 1 or clock_timestamp() < v_until) loop
     begin
       v_materialized := v_materialized + awa._materialize(v_open[v_at : v_at + v_many - 1],
@@ -56,6 +57,7 @@ begin
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
+      perform set_config('lock_timeout', '1', true);
       -- At random, so that those of another call are reached where more are refused than one call takes, or has time
       -- for.
       select v_materialized + e.materialized into v_materialized
