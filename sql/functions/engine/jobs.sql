@@ -405,10 +405,12 @@ $$;
 comment on function awa._places_of is 'The places of jobs, in their order; null for each that is gone';
 
 -- The states of jobs, in their order; null for each that is gone.
+-- Why: to plan an unnest, PostgreSQL 18 calls a stable function that is its argument, which here takes long.
 create or replace function awa._states_of(job_ids bigint[]) returns text[]
 language sql stable
 as $$
-  select array(select p.state from unnest(awa._places_of(job_ids)) with ordinality p order by p.ordinality)
+  select array(select p.state from unnest(f.places) with ordinality p order by p.ordinality)
+    from (select awa._places_of(job_ids) as places offset 0) f
 $$;
 comment on function awa._states_of is 'The states of jobs, in their order; null for each that is gone';
 
