@@ -306,7 +306,7 @@ func TestRetriesOverATime(t *testing.T) {
 func TestChangeReadsLittle(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec(changing("_find_rows", "v_most constant int := 20000", "v_most constant int := 4"))
+	s.exec(changing("_find_rows", "then 20000 else", "then 4 else"))
 	s.exec(changing("_scan", "job_ids := '{}';", "raise 'it reads the ledgers';"))
 	for _, queue := range []string{"q", "r", "q", "r"} {
 		s.enqueueMany(queue, 5)
