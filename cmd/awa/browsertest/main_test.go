@@ -23,7 +23,9 @@ import (
 // patience is how long a test waits for what should happen soon, on a machine that may be very busy.
 const patience = time.Minute
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) { testdb.Main(m, func() error { return os.RemoveAll(built) }) }
+
+var built string // the directory of the command, once it is built
 
 // command returns the path of the command, which is built once.
 var command = sync.OnceValues(func() (string, error) {
@@ -31,6 +33,7 @@ var command = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", dir, "github.com/awa-pg/awa/cmd/awa").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
