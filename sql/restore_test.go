@@ -221,12 +221,13 @@ func TestRestore(t *testing.T) {
 		ahead.t, behind.t = t, t
 		d := ahead.database("many", true)
 		s := d.session()
-		s.enqueueMany("q", 9900)
-		s.exec("update awa.ready_entries set xid = (10400 - job_id)::text::xid8")
+		s.enqueueMany("q", 10000)
+		s.enqueueMany("q", 4900)
+		s.exec("update awa.ready_entries set xid = (15400 - job_id)::text::xid8")
 		r := behind.restore("many", ahead.dumps(d)()).session()
-		require.Less(t, one[int64](r, "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint"), int64(9900))
+		require.Less(t, one[int64](r, "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint"), int64(14900))
 		r.exec("select awa.rebase_after_restore()")
-		for place := int64(9900); place > 0; {
+		for place := int64(14900); place > 0; {
 			jobs := r.claim("q", 1000)
 			require.NotEmpty(t, jobs, "%d are left", place)
 			for _, j := range jobs {

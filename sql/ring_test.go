@@ -831,8 +831,8 @@ func TestMaintenanceThatIsEnded(t *testing.T) {
 	require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"), "it has looked")
 	blocker.exec("begin")
 	blocker.exec("select pg_advisory_xact_lock(42)")
-	s.exec("create function stops() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(42); " +
-		"return new; end $$")
+	s.exec("create function stops() returns trigger language plpgsql set lock_timeout = 0 as $$ " +
+		"begin perform pg_advisory_xact_lock(42); return new; end $$")
 	// the cleaning stops there, when it has deleted some
 	s.exec("create trigger stops before insert on awa.ready_entries_1 for each row execute function stops()")
 	ways := []string{"cancel", "terminate", "statement_timeout", "transaction_timeout"}
