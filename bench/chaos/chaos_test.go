@@ -142,9 +142,11 @@ func TestRun(t *testing.T) {
 				return
 			}
 			require.NotEmpty(t, said)
-			assert.Contains(t, said, map[string]string{
-				"lost": "is not there", "undone": "whose completion was acknowledged",
-			}[name])
+			assert.Regexp(t, map[string]string{
+				"lost": "is not there",
+				// the second where maintenance had counted it before, and so never looks at it again
+				"undone": "whose completion was acknowledged|there are open jobs",
+			}[name], said)
 		})
 	}
 }
